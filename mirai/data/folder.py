@@ -1,0 +1,179 @@
+"""Image folders, one sub-folder per class, in torchvision's ImageFolder order and decoded as it does."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import struct
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from mirai.data.crops import Pixels, centre_square
+from mirai.errors import UserError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+# what PIL raises on bytes that are no whole image
+_DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+class CorruptImage(UserError):
+    """A file that cannot be decoded; `file` is its path within the image folder."""
+
+    def __init__(self, folder: Path, file: str, reason: Exception) -> None:
+        super().__init__(
+            f"{folder / file} is no readable image ({reason}); "
+            "replace or remove it, or set the data's `corrupt_images` to skip"
+        )
+        self.file = file
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What tells one state of a folder from another without reading the images: count, total size, names and sizes."""
+
+    files: int
+    bytes: int
+    sha256: str
+
+
+class ImageFile(NamedTuple):
+    """One image of a folder: path within it (with forward slashes), class index, size in bytes."""
+
+    path: str
+    label: int
+    bytes: int
+
+
+def _walk(folder: Path) -> Iterator[tuple[Path, int]]:
+    """Image files anywhere below a class folder, in torchvision's order, with their sizes."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for root, _, names in sorted(os.walk(folder, onerror=fail, followlinks=True)):
+        for name in sorted(names):
+            if name.lower().endswith(SUFFIXES):
+                path = Path(root, name)
+                yield path, path.stat().st_size
+
+
+def list_images(folder: Path) -> tuple[tuple[str, ...], list[ImageFile]]:
+    """Class names and images of a folder; UserError for a missing folder, no class sub-folders, a class without images.
+
+    Hidden sub-folders are no classes: they are left behind by other programs.
+    """
+    if not folder.is_dir():
+        raise UserError(f"image folder {folder} does not exist")
+    try:
+        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+        found = [list(_walk(folder / name)) for name in names]
+    except OSError as error:
+        raise UserError(f"image folder {folder} cannot be read: {error.filename}: {error.strerror}") from error
+    if not names:
+        raise UserError(f"image folder {folder} has no class sub-folders; expected {folder}/<class>/<image>")
+    for name, images in zip(names, found, strict=True):
+        if not images:
+            raise UserError(f"class folder {folder / name} holds no image ({', '.join(SUFFIXES)})")
+    return tuple(names), [
+        ImageFile(path.relative_to(folder).as_posix(), label, size)
+        for label, images in enumerate(found)
+        for path, size in images
+    ]
+
+
+def _fingerprint(files: Sequence[ImageFile]) -> Fingerprint:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.bytes} {file.path}\n".encode("utf-8", "surrogateescape"))
+    return Fingerprint(len(files), sum(file.bytes for file in files), digest.hexdigest())
+
+
+def fingerprint(folder: Path) -> Fingerprint:
+    """Fingerprint of an image folder as it is now."""
+    return _fingerprint(list_images(folder)[1])
+
+
+@dataclass(frozen=True)
+class FolderSet:
+    """Images of a folder: `chosen` are indices into `files`."""
+
+    folder: Path
+    class_names: tuple[str, ...]
+    files: Sequence[ImageFile]
+    chosen: npt.NDArray[np.int64]
+    side: int
+    resolution: int
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    @cached_property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """Classes (n,)."""
+        return np.array([self.files[file].label for file in self.chosen], np.int64)
+
+    def _open(self, index: int) -> tuple[Image.Image, str]:
+        file = self.files[self.chosen[index]].path
+        try:
+            data = (self.folder / file).read_bytes()
+        except OSError as error:  # a fault of the disk or of permissions, which skipping must not hide
+            raise UserError(f"{self.folder / file} cannot be read: {error.strerror}") from error
+        try:
+            return Image.open(io.BytesIO(data)), file
+        except _DECODE_ERRORS as error:
+            raise CorruptImage(self.folder, file, error) from error
+
+    def _cropped(self, index: int, side: int) -> Pixels:
+        image, file = self._open(index)
+        try:
+            rgb = image.convert("RGB")
+        except _DECODE_ERRORS as error:
+            raise CorruptImage(self.folder, file, error) from error
+        return centre_square(rgb, side)
+
+    def square(self, index: int) -> Pixels:
+        """The square (S', S', 3) views are cut from; CorruptImage if the file cannot be decoded."""
+        return self._cropped(index, self.side)
+
+    def centre(self, index: int) -> Pixels:
+        """ADM's centre crop at the resolution itself (S, S, 3)."""
+        return self._cropped(index, self.resolution)
+
+    def is_enlarged(self, index: int) -> bool:
+        """Whether the image is smaller than the square."""
+        return min(self._open(index)[0].size) < self.side
+
+    def factors(self) -> None:
+        """None: real images come without factors."""
+        return None
+
+    def fingerprint(self) -> Fingerprint:
+        """Fingerprint of the whole folder, whatever part of it was chosen."""
+        return _fingerprint(self.files)
+
+
+def readable(images: FolderSet, count: int | None) -> FolderSet:
+    """The first `count` images that can be decoded (None: all that can); the others are reported on stderr."""
+    kept: list[int] = []
+    corrupt: list[str] = []
+    for index in range(len(images)):
+        if len(kept) == count:
+            break
+        try:
+            images.square(index)
+            kept.append(index)
+        except CorruptImage as error:
+            corrupt.append(error.file)
+    if corrupt:
+        print(f"{images.folder}: {len(corrupt)} unreadable images skipped: {', '.join(corrupt)}", file=sys.stderr)
+    return replace(images, chosen=images.chosen[kept])

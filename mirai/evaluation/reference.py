@@ -1,0 +1,107 @@
+"""What samples are measured against: statistics of the reference images, and the features of the manifold images."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from mirai.errors import UserError
+from mirai.evaluation.features import Features, check_images, extract
+from mirai.evaluation.statistics import Statistics, feature_statistics, require_enough
+from mirai.states import atomic_file, check_payload, publish, read_json
+
+PAYLOAD = "reference.npz"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Statistics for FID and sFID, and pooled features (n, d) float32 of the images behind precision and recall.
+
+    In ADM's files the statistics are those of the whole training set, the manifold images a part of it.
+    """
+
+    pooled: Statistics
+    spatial: Statistics
+    manifold: np.ndarray
+
+
+def build_reference(network: nn.Module, images: np.ndarray, *, progress: bool = True) -> Reference:
+    """A reference made from images (n, H, W, 3) uint8; UserError if they are too few for the network's features."""
+    check_images(images, "reference images")
+    probe = extract(network, images[:1], progress=False)
+    require_enough(len(images), probe.pooled.shape[1], "reference statistics")
+    require_enough(len(images), probe.spatial.shape[1], "spatial reference statistics")
+    features = extract(network, images, progress=progress, what="reference images")
+    return Reference(feature_statistics(features.pooled), feature_statistics(features.spatial), features.pooled)
+
+
+def save_reference(manifest: Path, reference: Reference, content: Mapping[str, Any]) -> None:
+    """Publish reference.npz and the manifest (reference.json) beside it, with `content` inside."""
+    arrays = {
+        **reference.pooled.arrays("pooled"),
+        **reference.spatial.arrays("spatial"),
+        "manifold": reference.manifold,
+    }
+    payload = manifest.with_name(PAYLOAD)
+    with atomic_file(payload) as file:
+        np.savez(file, allow_pickle=False, **arrays)
+    publish(manifest, content, {"reference": payload})
+
+
+def load_reference(manifest: Path) -> Reference:
+    """The reference behind a manifest; UserError if a file is missing or altered."""
+    path = check_payload(manifest.parent, read_json(manifest)["payloads"]["reference"])
+    with np.load(path, allow_pickle=False) as arrays:
+        pooled, spatial = (Statistics.from_arrays(arrays, name) for name in ("pooled", "spatial"))
+        return Reference(pooled, spatial, arrays["manifold"])
+
+
+def load_adm_reference(path: Path, network: nn.Module, num_reference: int, *, progress: bool = True) -> Reference:
+    """A reference in ADM's format, e.g. VIRTUAL_imagenet256_labeled.npz: mu, sigma, mu_s, sigma_s and images arr_0.
+
+    The statistics are read; arr_0 goes through the network for precision and recall. UserError where the file lacks
+    an array, holds another shape or number of images, or statistics of other features than the network's.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            missing = [name for name in ("arr_0", "mu", "sigma", "mu_s", "sigma_s") if name not in file.files]
+            if missing:
+                raise UserError(
+                    f"{path} lacks {', '.join(missing)}: an ADM reference holds arr_0, mu, sigma, mu_s and sigma_s"
+                )
+            pooled, spatial = (_adm_statistics(file, path, suffix) for suffix in ("", "_s"))
+            images = file["arr_0"]
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: it is ADM's reference file, see config/site.yaml") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is damaged or no npz file ({type(error).__name__}): download it again") from error
+    check_images(images, f"arr_0 of {path}")
+    if len(images) != num_reference:
+        raise UserError(f"{path} holds {len(images)} images, the recipe's `num_reference` is {num_reference}")
+    _check_widths(extract(network, images[:1], progress=False), pooled, spatial, path)
+    if (spatial.mean < 0).any():
+        raise UserError(f"{path}: mu_s has negative entries, but ADM's spatial features are taken after a ReLU")
+    return Reference(pooled, spatial, extract(network, images, progress=progress, what="reference images").pooled)
+
+
+def _adm_statistics(file: Mapping[str, np.ndarray], path: Path, suffix: str) -> Statistics:
+    mean, covariance = (file[name + suffix].astype(np.float64) for name in ("mu", "sigma"))
+    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+        shapes = f"got {mean.shape} and {covariance.shape}"
+        raise UserError(f"{path}: mu{suffix} must have the shape (d,) and sigma{suffix} (d, d), {shapes}")
+    return Statistics(mean, covariance)
+
+
+def _check_widths(probe: Features, pooled: Statistics, spatial: Statistics, path: Path) -> None:
+    for name, statistics, features in (("mu", pooled, probe.pooled), ("mu_s", spatial, probe.spatial)):
+        if statistics.width != features.shape[1]:
+            raise UserError(
+                f"{path}: {name} has width {statistics.width}, the feature network gives {features.shape[1]}: "
+                "an ADM reference goes with the Inception network"
+            )

@@ -1,0 +1,287 @@
+"""Recipes: every value that decides a result, typed, frozen and fully resolved.
+
+A recipe holds names, versions and values, never a path, a machine or a log interval. Letters in comments: B batch,
+N tokens of an image (grid side squared), K foresight positions, V codebook size.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+
+class Recipe(BaseModel):
+    """Base of all recipe types: immutable, no unknown keys, no silent conversion between types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Data(Recipe):
+    """A data set by name. `num_images`, `seed` belong to generated sets; a folder's size is in its code store's manifest."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    source: Literal["scenes", "digits", "folder"]
+    resolution: PositiveInt
+    num_classes: PositiveInt | None = None  # None: as many as the folder has
+    num_images: PositiveInt | None = None  # scenes only: how many training scenes are drawn
+    seed: int = 0  # scenes only: the stream of the training scenes
+    crop_range: float = Field(default=1.1, ge=1.0, le=2.0)  # ADM centre crop to int(resolution * crop_range), reading 9.13
+    views: Literal[1, 2, 10] = 10  # centre | centre and its flip | torchvision's ten crop
+    corrupt_images: Literal["skip", "refuse"] = "refuse"  # folder only; skipped files are counted in the manifest
+
+
+class TokenizerTraining(Recipe):
+    """Training of a small tokenizer; LlamaGen's VQ-16 is imported instead."""
+
+    steps: PositiveInt
+    batch_size: PositiveInt
+    learning_rate: PositiveFloat
+    num_images: PositiveInt  # drawn from a stream of their own where the data are generated
+    commitment: PositiveFloat = 0.25  # LlamaGen's beta
+    restart_every: PositiveInt = 50  # steps between dead-code restarts
+    seed: int = 0
+
+
+class Tokenizer(Recipe):
+    """VQGAN of LlamaGen's structure (reference: VQ-16 is 128 x (1,1,2,2,4)). Either released weights or a training."""
+
+    name: str
+    channels: PositiveInt = 128
+    multipliers: tuple[PositiveInt, ...] = (1, 1, 2, 2, 4)  # one per level; every level but the last halves the side
+    res_blocks: PositiveInt = 2
+    z_channels: PositiveInt = 256
+    codebook_size: int = Field(default=16384, gt=1, le=65536)  # codes are stored as uint16
+    codebook_dim: PositiveInt = 8
+    group_norm_groups: PositiveInt = 32
+    weights: str | None = None  # name of released weights, e.g. vq_ds16_c2i
+    training: TokenizerTraining | None = None
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels per token and side."""
+        return int(2 ** (len(self.multipliers) - 1))
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.weights is None) == (self.training is None):
+            raise ValueError("a tokenizer has either `weights` (released ones, by name) or `training`, not both")
+        return self
+
+
+class Model(Recipe):
+    """LlamaGen's transformer. Codebook size and classes come from the tokenizer and the data."""
+
+    num_layers: PositiveInt
+    num_heads: PositiveInt
+    width: PositiveInt
+    ffn_multiple: PositiveInt = 256  # hidden FFN width is int(2/3 * 4 * width) rounded up to a multiple of this
+    token_dropout: float = Field(default=0.1, ge=0, lt=1)  # on the input embeddings, class token included
+    attention_dropout: float = Field(default=0.1, ge=0, lt=1)  # after the attention's output projection (reading 9.1)
+    ffn_dropout: float = Field(default=0.1, ge=0, lt=1)
+    class_dropout: float = Field(default=0.1, ge=0, lt=1)  # label replaced by the null class, for guidance
+
+    @model_validator(mode="after")
+    def _head_width(self) -> Self:
+        if self.width % self.num_heads or (self.width // self.num_heads) % 4:
+            raise ValueError(
+                f"width {self.width} over {self.num_heads} heads must give a head width divisible by 4 (2D RoPE)"
+            )
+        return self
+
+
+class EncoderTraining(Recipe):
+    """Training of a small bidirectional ViT; `objective: none` is the random control."""
+
+    objective: Literal["mae", "supervised", "none"]
+    width: PositiveInt
+    num_layers: PositiveInt
+    num_heads: PositiveInt
+    steps: int = Field(ge=0)
+    batch_size: PositiveInt
+    learning_rate: PositiveFloat
+    num_images: PositiveInt
+    mask_ratio: float = Field(default=0.75, gt=0, lt=1)  # MAE only
+    seed: int = 0
+
+
+class Encoder(Recipe):
+    """A frozen bidirectional foresight encoder: a timm ViT by name, or a small one trained here."""
+
+    name: str  # what a table prints; a stand-in never carries the name of what it stands for
+    timm: str | None = None  # timm model name
+    training: EncoderTraining | None = None
+    image_size: PositiveInt | None = None  # timm: side of its input; None for a small ViT, which takes the image as it is
+    layer: PositiveInt | None = None  # block whose raw output is the target; None: last block after the final norm
+    block_size: PositiveInt | None = None  # block-causal attention (Fig. 3); None: full attention
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.timm is None) == (self.training is None):
+            raise ValueError("an encoder has either `timm` (a model name) or `training`, not both")
+        return self
+
+
+class Schedule(Recipe):
+    """lambda over a run (Sec. 3.2, Table 3); step and thirds switch at fractions of the total epochs (reading 9.9)."""
+
+    kind: Literal["constant", "step", "thirds", "cosine"]
+    values: tuple[float, ...]  # constant: 1 value; step, cosine: start, end; thirds: 3 values
+    warmup_epochs: int = Field(default=0, ge=0)  # epochs of plain next-token training first, whatever the length
+
+    @model_validator(mode="after")
+    def _values(self) -> Self:
+        wanted = {"constant": 1, "step": 2, "thirds": 3, "cosine": 2}[self.kind]
+        if len(self.values) != wanted or min(self.values) < 0:
+            raise ValueError(f"a {self.kind} schedule takes {wanted} value(s) of lambda, none negative; got {self.values}")
+        return self
+
+
+class Head(Recipe):
+    """Projection head rho_k: the three-layer SiLU MLP of REPA (Sec. B, Table 9)."""
+
+    kind: Literal["mlp"] = "mlp"
+    width: PositiveInt = 2048
+
+
+class Foresight(Recipe):
+    """The foresight term of Eq. 10: where it is injected, which positions it looks at, and where it comes from."""
+
+    level: Literal["internal", "output"] = "internal"
+    source: Literal["ema", "encoder"] | None = "ema"  # None at the output level: the targets are the tokens (Eq. 5)
+    layout: Literal["1D", "2D"] = "2D"
+    offsets: tuple[tuple[int, int], ...]  # 2D: (rows down, columns right); 1D: (0, steps along the raster scan)
+    layer: PositiveInt | None = 8  # student block whose output is aligned, 1-based; None at the output level
+    teacher_layer: PositiveInt | None = None  # EMA block that gives the targets; None: `layer`
+    ema_slot_shift: Literal[0, 1] = 1  # 1: the teacher state has consumed the token it stands for (reading 9.2 B)
+    borders: Literal["valid", "all"] = "valid"  # average over pairs inside the grid, or divide by N*K (reading 9.4)
+    encoder: Encoder | None = None
+    head: Head | None = Head()
+    schedule: Schedule | None = None  # None inside a timeline, where the phase carries its lambda
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.level == "output") != (self.source is None):
+            raise ValueError("output-level foresight predicts tokens: `source` is null there, and only there")
+        if (self.source == "encoder") != (self.encoder is not None):
+            raise ValueError("`encoder` is given exactly when `source` is 'encoder'")
+        if not self.offsets or len(set(self.offsets)) != len(self.offsets):
+            raise ValueError(f"`offsets` must name at least one position and none twice; got {self.offsets}")
+        for down, right in self.offsets:
+            if down < 0 or (down == 0 and right < 0) or (self.layout == "1D" and down != 0):
+                raise ValueError(f"offset ({down}, {right}) is not foresight: it must not lie before the current position")
+        return self
+
+
+class Training(Recipe):
+    """Optimisation of the AR model (Sec. 3.1, A)."""
+
+    batch_size: PositiveInt  # global, over all ranks
+    epoch_images: PositiveInt | None = None  # virtual epoch: the unit only; None: the whole data set
+    learning_rate: PositiveFloat = 1e-4
+    lr_schedule: Literal["constant", "cosine"] = "constant"  # cosine: per step to 0 over the run's epochs (reading 9.12)
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = Field(default=0.05, ge=0)
+    clip_norm: PositiveFloat = 1.0
+    ema_decay: float = Field(default=0.9999, ge=0, lt=1)  # tau
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"  # of autocast; weights, EMA and optimiser are float32
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _whole_steps(self) -> Self:
+        if self.epoch_images is not None and self.epoch_images % self.batch_size:
+            raise ValueError(f"epoch_images {self.epoch_images} must be a multiple of batch_size {self.batch_size}")
+        return self
+
+
+class Sampling(Recipe):
+    """How samples are drawn; each is a function of (seed, its index) alone."""
+
+    num_samples: PositiveInt
+    batch_size: PositiveInt
+    guidance: float = Field(default=2.0, ge=1.0)
+    temperature: PositiveFloat = 1.0
+    top_k: int = Field(default=0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    weights: Literal["raw", "ema"] = "raw"  # LlamaGen samples raw weights (reading 9.10)
+    labels: Literal["uniform", "balanced"] = "uniform"
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    seed: int = 0
+
+
+class FeatureNetwork(Recipe):
+    """The network behind the Frechet distances: ADM's Inception, or a small one trained here on image factors."""
+
+    name: str
+    kind: Literal["inception", "trained"]
+    targets: Literal["factors", "moments"] | None = None  # scene factors, or moments of the pixels of real images
+    width: PositiveInt | None = None  # of the pooled features
+    spatial_channels: PositiveInt | None = None  # times the last map's cells = width of the spatial features
+    steps: PositiveInt | None = None
+    batch_size: PositiveInt | None = None
+    learning_rate: PositiveFloat | None = None
+    num_images: PositiveInt | None = None
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _trained(self) -> Self:
+        values = (self.targets, self.width, self.spatial_channels, self.steps, self.batch_size, self.learning_rate, self.num_images)
+        if (self.kind == "trained") != all(value is not None for value in values):
+            raise ValueError("a trained feature network states targets, width, spatial_channels and its training; inception none of them")
+        return self
+
+
+class Evaluation(Recipe):
+    """The five ADM metrics of one sample set against one reference set."""
+
+    features: FeatureNetwork
+    reference: str | None = None  # name of a published reference file (ADM's .npz); None: the data set's own images
+    num_reference: PositiveInt  # images behind the manifold, and, without a published file, behind the statistics
+    is_split_size: PositiveInt = 5000
+    neighbours: PositiveInt = 3  # k of precision and recall
+    resamplings: int = Field(default=0, ge=0)  # bootstrap draws behind the printed spread of one state
+
+
+class Run(Recipe):
+    """One training with what is sampled from it and how that is scored."""
+
+    data: Data
+    tokenizer: Tokenizer
+    model: Model
+    foresight: Foresight | None = None
+    training: Training
+    epochs: PositiveInt
+    sampling: Sampling
+    evaluation: Evaluation
+
+    @property
+    def grid_side(self) -> int:
+        """Tokens per side of the image."""
+        return self.data.resolution // self.tokenizer.downsampling
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.data.resolution % self.tokenizer.downsampling:
+            raise ValueError(
+                f"resolution {self.data.resolution} is no multiple of the tokenizer's downsampling {self.tokenizer.downsampling}"
+            )
+        if self.foresight is not None:
+            self._check_foresight(self.foresight)
+        return self
+
+    def _check_foresight(self, foresight: Foresight) -> None:
+        depth, side = self.model.num_layers, self.grid_side
+        for name in ("layer", "teacher_layer"):
+            layer = getattr(foresight, name)
+            if layer is not None and layer > depth:
+                raise ValueError(f"foresight {name} {layer} is above the model's depth {depth}")
+        reach = side * side if foresight.layout == "1D" else side
+        for down, right in foresight.offsets:
+            if max(down, abs(right)) >= reach:
+                raise ValueError(f"offset ({down}, {right}) leaves the {side}x{side} token grid everywhere")
+        if foresight.schedule is None:
+            raise ValueError("foresight without a `schedule` has no lambda")
+        if foresight.schedule.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"warmup_epochs {foresight.schedule.warmup_epochs} leaves no epoch of {self.epochs} for foresight"
+            )

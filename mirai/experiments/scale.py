@@ -1,0 +1,76 @@
+"""Scales: the base configuration that turns a grid's roles (size B, encoder `default`) into concrete recipes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from mirai.errors import UserError
+from mirai.experiments import paths
+from mirai.experiments.recipe import Data, Encoder, Evaluation, Head, Model, Recipe, Sampling, Tokenizer, Training
+from mirai.experiments.yaml_input import read_yaml, validate
+
+
+class Size(Recipe):
+    """A model size with what the paper sets per size."""
+
+    model: Model
+    guidance: float = Field(ge=1.0)
+    encoder: str  # the role that `default` means for this size
+    lr_schedule: Literal["constant", "cosine"] = "constant"
+
+
+class Numerics(Recipe):
+    """How the arithmetic is done: fixed per scale, recorded in manifests, not in keys (same samples, other round-off)."""
+
+    device: Literal["cpu", "cuda"] = "cuda"
+    threads: PositiveInt | None = None  # of one process; None: torch's choice
+    attention: Literal["flash", "explicit"] = "flash"
+    deterministic: bool = False  # GPU only: deterministic kernels
+    store_squares: bool = True  # keep the resized pictures beside the codes, for encoders to look at
+
+
+class Scale(Recipe):
+    """One file of experiments/scales/."""
+
+    data: Data
+    tokenizer: Tokenizer
+    sizes: dict[str, Size]
+    encoders: dict[str, Encoder]
+    head: Head
+    training: Training
+    ladder: tuple[PositiveInt, ...]
+    sampling: Sampling
+    evaluation: Evaluation
+    numerics: Numerics
+    minutes_per_epoch: dict[str, PositiveFloat] = {}  # measured, per size, for `mirai plan`
+
+
+def scale_names() -> list[str]:
+    """Names of the scale files."""
+    return sorted(path.stem for path in paths.SCALES.glob("*.yaml"))
+
+
+def load_scale(name: str) -> Scale:
+    """A scale by name; `folder-<name>` is the folder scale over the data set of that name."""
+    base, _, data_name = name.partition("-")
+    if name == "folder" or (base == "folder" and not re.fullmatch(r"[a-z0-9][a-z0-9-]*", data_name)):
+        raise UserError(
+            "the folder scale needs a name for your images, in small letters, digits and dashes: "
+            "results/folder-<name>/..., with data.<name> in config/site.yaml"
+        )
+    path = paths.SCALES / f"{base if base == 'folder' else name}.yaml"
+    if not path.exists():
+        raise UserError(f"there is no scale '{name}'; scales are {', '.join(scale_names())} (folder as folder-<name>)")
+    content = read_yaml(path)
+    if base == "folder":
+        content["data"] = {**content["data"], "name": data_name}
+    return validate(Scale, content, str(path))
+
+
+def grid_file(grid: str) -> Path:
+    """The YAML file of a grid."""
+    return paths.EXPERIMENTS / f"{grid}.yaml"

@@ -1,0 +1,1 @@
+"""LlamaGen's class-conditional transformer. Nothing here knows how it is trained, nor of foresight."""

@@ -1,0 +1,1 @@
+"""Images to discrete codes and back: LlamaGen's VQGAN at any width, its small-scale training, its files."""

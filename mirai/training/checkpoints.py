@@ -1,0 +1,69 @@
+"""States on disk. A resume point is self-contained; the newest good one wins, a damaged one is named and passed over."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mirai.errors import UserError
+from mirai.experiments import paths
+from mirai.states import load_tensors, publish, read_json, save_tensors
+from mirai.training.state import TrainState
+
+KEPT = 2  # progress points: the newest, and the one before it in case the newest is damaged
+
+
+def save_progress(folder: Path, state: TrainState) -> None:
+    """Keep the state inside a segment, then drop all but the last KEPT."""
+    name = f"progress-{state.step:09d}"
+    entry = save_tensors(folder / f"{name}.safetensors", state.tensors())
+    publish(folder / f"{name}.json", {"step": state.step}, {"state": entry})
+    for manifest in _progress(folder)[KEPT:]:
+        manifest.unlink()
+        manifest.with_suffix(".safetensors").unlink(missing_ok=True)
+
+
+def save_final(key: str, state: TrainState, record: dict[str, Any]) -> None:
+    """Publish a finished state: resume.json for children, then weights.json for sampling.
+
+    Where weights.json is there already (the optimiser had been collected), only resume.json is written again.
+    """
+    folder = paths.folder("state", key)
+    tensors = state.tensors()
+    content = {**record, "step": state.step}
+    resume_entry = save_tensors(folder / "resume.safetensors", tensors)
+    if not paths.manifest("state", key).exists():
+        kept = {name: tensor for name, tensor in tensors.items() if name.startswith(("model/", "ema/"))}
+        weights_entry = save_tensors(folder / "weights.safetensors", kept)
+        publish(paths.resume(key), content, {"state": resume_entry})
+        publish(paths.manifest("state", key), content, {"weights": weights_entry})
+    else:
+        publish(paths.resume(key), content, {"state": resume_entry})
+    for manifest in _progress(folder):
+        manifest.unlink()
+    for payload in folder.glob("progress-*.safetensors"):
+        payload.unlink()
+
+
+def newest(key: str, parent: str | None) -> tuple[int, dict[str, Tensor]] | None:
+    """Step and tensors to go on from: own progress, newest first, else the parent's end; None to start at step 0."""
+    candidates = _progress(paths.folder("state", key))
+    if parent is not None:
+        candidates.append(paths.resume(parent))
+    for manifest in candidates:
+        if not manifest.exists():
+            continue
+        try:
+            content = read_json(manifest)
+            return content["step"], load_tensors(manifest.parent, content["payloads"]["state"])
+        except UserError as damage:
+            print(f"{damage}; going on from an earlier one", file=sys.stderr)
+    return None
+
+
+def _progress(folder: Path) -> list[Path]:
+    """Manifests of progress points, newest first."""
+    return sorted(folder.glob("progress-*.json"), reverse=True)

@@ -1,0 +1,52 @@
+"""log.jsonl of a state: one line per interval with loss terms, gradient norms and speed. Figures read it later."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+class Journal:
+    """Collects terms on the device and writes their means. A resumed run drops the lines that it does again."""
+
+    def __init__(self, path: Path | None, first_step: int, batch_size: int) -> None:
+        self.path = path  # None on ranks that do not write
+        self.batch_size = batch_size
+        self._terms: list[dict[str, Tensor]] = []
+        self._since = time.monotonic()
+        if path is None:
+            return
+        lines = path.read_text().splitlines() if path.exists() else []
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= first_step]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(line + "\n" for line in kept))
+
+    def add(self, terms: dict[str, Tensor]) -> None:
+        """Terms of one step, still on the device: nothing waits for it here."""
+        self._terms.append(terms)
+
+    def write(self, step: int, epoch: float, coefficient: float) -> dict[str, float]:
+        """One line with the means since the last one -> those means. Here the device is waited for."""
+        means = {
+            name: float(torch.stack([terms[name].float() for terms in self._terms]).mean())
+            for name in self._terms[-1]
+            if all(name in terms for terms in self._terms)
+        }
+        now = time.monotonic()
+        speed = len(self._terms) * self.batch_size / (now - self._since)
+        self._terms, self._since = [], now
+        if self.path is None:
+            return means
+        line = {"step": step, "epoch": round(epoch, 4), "lambda": coefficient, **means, "images_per_second": speed}
+        with self.path.open("a") as file:
+            file.write(json.dumps({name: _number(value) for name, value in line.items()}) + "\n")
+        return means
+
+
+def _number(value: float) -> float | str:
+    """Numbers as JSON has them; NaN and infinity as text, so that the file stays valid JSON."""
+    return value if value == value and abs(value) != float("inf") else str(value)

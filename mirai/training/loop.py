@@ -1,0 +1,236 @@
+"""The training loop. What it is given beside the recipe decides nothing but speed and place.
+
+Data order, views, label drop, dropout and all initialisations are functions of (seed, purpose, step), so stopping and
+starting again changes no bit.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from mirai.data.batches import batch_indices, rank_slice
+from mirai.data.codes import CodeStore
+from mirai.errors import UserError
+from mirai.experiments import paths
+from mirai.experiments.scale import Numerics
+from mirai.experiments.stages import StateStage
+from mirai.models.transformer import Transformer, drop_labels
+from mirai.randomness import integer, stream
+from mirai.training.checkpoints import newest, save_final, save_progress
+from mirai.training.distributed import Ranks
+from mirai.training.journal import Journal
+from mirai.training.phase import ActivePhase, OpenEncoder, Timeline
+from mirai.training.state import TrainState
+
+LOG_EVERY = 50  # steps, or an epoch where that is shorter
+
+
+class Interrupted(KeyboardInterrupt):
+    """Asked to stop by a signal; the state is saved and the same command goes on from it."""
+
+
+def train(
+    stage: StateStage,
+    parent: str | None,
+    codes: CodeStore,
+    *,
+    open_encoder: OpenEncoder,
+    numerics: Numerics,
+    ranks: Ranks,
+    save_minutes: float,
+    save_every_steps: int | None = None,
+) -> None:
+    """Train up to the state's epoch, from its own progress, its parent's end or step 0, and publish it.
+
+    Raises UserError for a non-finite loss and Interrupted after SIGTERM or Ctrl-C; the last good state is kept.
+    """
+    # Build
+    training, folder = stage.training, paths.folder("state", stage.key)
+    steps_per_epoch = _steps_per_epoch(stage, codes, ranks)
+    model = _build_model(stage, codes, numerics).to(ranks.device)
+    state = TrainState(model, training)
+    timeline = Timeline(stage, steps_per_epoch)
+
+    # Restore
+    found = newest(stage.key, parent)
+    active: ActivePhase | None = None
+    if found is not None:
+        active = ActivePhase(timeline.phase_of(found[0] - 1), state, codes, open_encoder, ranks)
+        state.load(found[1], found[0])
+    first, last = state.step, stage.epoch * steps_per_epoch
+    interval = min(LOG_EVERY, steps_per_epoch)
+    journal = Journal(folder / "log.jsonl" if ranks.writes else None, first, training.batch_size)
+    bar = tqdm(total=last, initial=first, desc=f"train {stage.key}", unit="step", disable=not ranks.writes, mininterval=1)
+    saved_at = time.monotonic()
+
+    with bar, _stop_requested() as stop_requested:
+        while state.step < last:
+            step, epoch = state.step, state.step / steps_per_epoch
+            if active is None or active.phase is not timeline.phase_of(step):
+                active = ActivePhase(timeline.phase_of(step), state, codes, open_encoder, ranks)
+
+            # Batch
+            tokens, labels, dropped, rows = _batch(step, stage, codes, ranks)
+            targets = None if active.targets is None else _targets(active, tokens, labels, rows, stage, ranks)
+
+            # Forward; loss = next-token + lambda * foresight (Eq. 10)
+            torch.manual_seed(integer(training.seed, "dropout", step, ranks.rank))
+            model.train()
+            with _autocast(stage, ranks):
+                coefficient = active.coefficient(epoch)
+                loss, terms = active.loss(tokens, drop_labels(labels, dropped, model.null_class), targets, coefficient)
+
+            # Backward and clip
+            state.optimizer.zero_grad()
+            loss.backward()
+            norms = state.clip_gradients()
+
+            # Optimiser, EMA
+            state.set_learning_rate(_cosine_progress(active, step, steps_per_epoch))
+            state.optimizer.step()
+            state.update_ema()
+            state.step += 1
+
+            # Log
+            journal.add({"loss": loss.detach(), **terms, **norms})
+            bar.update()
+            asked = state.step % interval == 0 and ranks.any(stop_requested())
+            due = _save_is_due(state.step, saved_at, save_minutes, save_every_steps) or asked or state.step == last
+            if due or state.step % interval == 0:
+                means = journal.write(state.step, state.step / steps_per_epoch, coefficient)
+                bar.set_postfix(loss=f"{means['loss']:.4f}")
+                _refuse_non_finite(means, state.step, active, folder)
+
+            # Save
+            if due and state.step < last:
+                if ranks.writes:
+                    save_progress(folder, state)
+                saved_at = time.monotonic()
+            if asked and state.step < last:
+                raise Interrupted(f"stopped at step {state.step} of {last}, saved; the same command goes on from there")
+
+    # Finish
+    if ranks.writes:
+        save_final(stage.key, state, _record(stage, parent, first, numerics, ranks))
+    ranks.wait()
+
+
+def _steps_per_epoch(stage: StateStage, codes: CodeStore, ranks: Ranks) -> int:
+    training = stage.training
+    images = training.epoch_images or len(codes)
+    if images < training.batch_size:
+        raise UserError(
+            f"data set '{stage.data.name}' has {images} images, fewer than one batch of {training.batch_size}; "
+            "set training.epoch_images in the scale to a multiple of the batch"
+        )
+    if training.batch_size % ranks.world:
+        raise UserError(f"{ranks.world} ranks do not divide the global batch of {training.batch_size}")
+    return images // training.batch_size
+
+
+def _build_model(stage: StateStage, codes: CodeStore, numerics: Numerics) -> Transformer:
+    model = Transformer(
+        stage.model,
+        num_classes=codes.num_classes,
+        codebook_size=stage.tokenizer.codebook_size,
+        grid_side=stage.grid_side,
+        attention=numerics.attention,
+    )
+    model.init_weights(stage.training.seed)
+    return model
+
+
+def _batch(
+    step: int, stage: StateStage, codes: CodeStore, ranks: Ranks
+) -> tuple[Tensor, Tensor, Tensor, tuple[np.ndarray, np.ndarray]]:
+    """This rank's rows of the step's global batch: tokens (B,N), labels (B,), dropped (B,), (images, views)."""
+    training = stage.training
+    images, views = batch_indices(
+        step, seed=training.seed, num_images=len(codes), num_views=stage.data.views, batch_size=training.batch_size
+    )
+    dropped = stream(training.seed, "label-drop", step).random(training.batch_size) < stage.model.class_dropout
+    images, views, dropped = (rank_slice(rows, ranks.rank, ranks.world) for rows in (images, views, dropped))
+    tokens = torch.from_numpy(codes.codes(images, views)).to(ranks.device)
+    labels = torch.from_numpy(codes.labels[images]).to(ranks.device)
+    return tokens, labels, torch.from_numpy(dropped).to(ranks.device), (images, views)
+
+
+def _targets(
+    active: ActivePhase,
+    tokens: Tensor,
+    labels: Tensor,
+    rows: tuple[np.ndarray, np.ndarray],
+    stage: StateStage,
+    ranks: Ranks,
+) -> Tensor:
+    """True labels go to the teacher, also for rows whose label the student does not see (reading 9.7)."""
+    assert active.targets is not None
+    with _autocast(stage, ranks):
+        return active.targets(tokens, labels, *rows)
+
+
+def _autocast(stage: StateStage, ranks: Ranks) -> torch.autocast:
+    wanted = stage.training.dtype == "bfloat16"
+    return torch.autocast(ranks.device.type, dtype=torch.bfloat16, enabled=wanted)
+
+
+def _cosine_progress(active: ActivePhase, step: int, steps_per_epoch: int) -> float | None:
+    total = active.phase.learning_rate_over
+    return None if total is None else step / (total * steps_per_epoch)
+
+
+def _save_is_due(step: int, saved_at: float, save_minutes: float, save_every_steps: int | None) -> bool:
+    if save_every_steps is not None:
+        return step % save_every_steps == 0
+    return time.monotonic() - saved_at > 60 * save_minutes
+
+
+def _refuse_non_finite(means: dict[str, float], step: int, active: ActivePhase, folder: Path) -> None:
+    wrong = [name for name, value in means.items() if not np.isfinite(value)]
+    if wrong:
+        name = "next-token" if active.phase.foresight is None else f"foresight ({active.phase.foresight.source or 'tokens'})"
+        kept = sorted(folder.glob("progress-*.json"))
+        good = f"the last good state is {kept[-1]}" if kept else "nothing of this segment was saved; its parent is unchanged"
+        raise UserError(f"{', '.join(wrong)} is not finite before step {step}, phase {name}; stopped, {good}")
+
+
+def _record(stage: StateStage, parent: str | None, first: int, numerics: Numerics, ranks: Ranks) -> dict[str, object]:
+    """What the manifest says of how the bits came about; none of it is in the key."""
+    return {
+        "epoch": stage.epoch,
+        "parent": parent,
+        "started_at_step": first,
+        "numerics": {
+            **numerics.model_dump(mode="json"),
+            "torch": torch.__version__,
+            "device_name": torch.cuda.get_device_name() if ranks.device.type == "cuda" else os.uname().machine,
+            "threads": torch.get_num_threads(),
+            "ranks": ranks.world,
+        },
+    }
+
+
+@contextmanager
+def _stop_requested() -> Iterator[Callable[[], bool]]:
+    """While open, SIGTERM and SIGINT are remembered instead of obeyed, so that a step is never cut in two."""
+    received: list[int] = []
+
+    def remember(number: int, _: object) -> None:
+        received.append(number)
+
+    previous = {number: signal.signal(number, remember) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,136 @@
+"""Image folders with everything real ones contain."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision.datasets import ImageFolder
+
+from mirai.data.folder import CorruptImage, fingerprint, list_images
+from mirai.data.images import load_squares, open_images
+from mirai.errors import UserError
+from mirai.experiments.recipe import Data
+
+DATA = Data(name="pets", source="folder", resolution=16, views=2)
+
+
+def noise(mode: str, width: int = 24, height: int = 20) -> Image.Image:
+    channels = {"L": (), "RGB": (3,), "RGBA": (4,), "CMYK": (4,)}[mode]
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, *channels), np.uint8), mode)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "pets"
+    for name in ("dog", "cat", "cat/b", "cat/b/c", "cat/b-d", ".cache"):
+        (root / name).mkdir(parents=True)
+    noise("L").save(root / "cat" / "grey.PNG")
+    noise("RGBA").save(root / "cat" / "b" / "c" / "alpha.webp", lossless=True)
+    noise("RGB").save(root / "cat" / "b-d" / "plain.bmp")
+    noise("RGB", 500, 300).save(root / "dog" / "Z.jpeg")
+    noise("CMYK", 200, 120).save(root / "dog" / "print.JPG")
+    noise("RGB", 9, 7).convert("P").save(root / "dog" / "a small palette.png")
+    (root / "dog" / "notes.txt").write_text("no image")
+    return root
+
+
+def damage(folder: Path) -> None:
+    path = folder / "dog" / "Z.jpeg"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_order_classes_and_labels_are_imagefolders(folder: Path) -> None:
+    (folder / ".cache").rmdir()  # for ImageFolder it would be a class
+    wanted = ImageFolder(str(folder))
+    names, files = list_images(folder)
+    assert list(names) == wanted.classes
+    assert [(str(folder / file.path), file.label) for file in files] == wanted.samples
+    assert [file.bytes for file in files] == [os.path.getsize(path) for path, _ in wanted.samples]
+
+
+def test_grey_alpha_cmyk_and_palette_become_rgb_as_pil_converts_them(folder: Path) -> None:
+    wanted = ImageFolder(str(folder), allow_empty=True, transform=np.array)
+    images = open_images(DATA.model_copy(update={"resolution": 7}), "train", folder=folder)
+    small = next(i for i, file in enumerate(list_images(folder)[1]) if "palette" in file.path)
+    np.testing.assert_array_equal(images.square(small), wanted[small][0][:, 1:8])  # 9 x 7 pixels: cut, not scaled
+    assert load_squares(images).shape == (6, 7, 7, 3)
+
+
+def test_only_images_smaller_than_the_square_count_as_enlarged(folder: Path) -> None:
+    images = open_images(DATA, "train", folder=folder)
+    paths = [file.path for file in list_images(folder)[1]]
+    assert [path for i, path in enumerate(paths) if images.is_enlarged(i)] == ["dog/a small palette.png"]
+
+
+def test_a_truncated_image_is_refused_by_name(folder: Path) -> None:
+    damage(folder)
+    images = open_images(DATA, "reference", folder=folder)
+    with pytest.raises(CorruptImage, match=r"dog/Z\.jpeg is no readable image.*`corrupt_images`"):
+        load_squares(images)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image at all", b"\x89PNG\r\n\x1a\n\x00\x00\x00"])
+def test_a_file_that_is_no_image_is_refused_by_name(folder: Path, content: bytes) -> None:
+    (folder / "cat" / "grey.PNG").write_bytes(content)
+    with pytest.raises(UserError, match=r"cat/grey\.PNG is no readable image"):
+        open_images(DATA, "train", folder=folder).square(0)
+
+
+def test_skipping_leaves_unreadable_images_and_their_labels_out(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(folder)
+    skip = DATA.model_copy(update={"corrupt_images": "skip"})
+    images = open_images(skip, "reference", folder=folder)
+    assert load_squares(images).shape[0] == len(images) == len(images.labels) == 5
+    assert "1 unreadable images skipped: dog/Z.jpeg" in capsys.readouterr().err
+    assert len(open_images(skip, "features", folder=folder, count=5)) == 5
+    with pytest.raises(UserError, match="has 5 images"):
+        open_images(skip, "features", folder=folder, count=6)
+
+
+def test_a_file_that_vanished_is_never_skipped(folder: Path) -> None:
+    images = open_images(DATA.model_copy(update={"corrupt_images": "skip"}), "train", folder=folder)
+    (folder / "cat" / "grey.PNG").unlink()
+    with pytest.raises(UserError, match="cannot be read") as caught:
+        images.square(0)
+    assert not isinstance(caught.value, CorruptImage)
+
+
+def test_a_count_takes_the_same_images_again_and_other_ones_per_split(folder: Path) -> None:
+    def take(split: str) -> np.ndarray:
+        return load_squares(open_images(DATA, split, folder=folder, count=3))  # type: ignore[arg-type]
+
+    np.testing.assert_array_equal(take("features"), take("features"))
+    assert not np.array_equal(take("features"), take("reference"))
+
+
+def test_the_fingerprint_sees_additions_renames_and_sizes_but_no_reading(folder: Path) -> None:
+    before = fingerprint(folder)
+    assert before == fingerprint(folder) == open_images(DATA, "train", folder=folder, count=2).fingerprint()
+    assert before.files == 6
+    (folder / "dog" / "Z.jpeg").rename(folder / "dog" / "Y.jpeg")
+    renamed = fingerprint(folder)
+    assert renamed.sha256 != before.sha256
+    assert renamed.bytes == before.bytes
+    damage_size = folder / "dog" / "Y.jpeg"
+    damage_size.write_bytes(damage_size.read_bytes() + b"\0")
+    assert fingerprint(folder).bytes == before.bytes + 1
+    noise("RGB").save(folder / "dog" / "new.png")
+    assert fingerprint(folder).files == 7
+
+
+def test_a_missing_empty_or_classless_folder_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        open_images(DATA, "train", folder=tmp_path / "nowhere")
+    with pytest.raises(UserError, match="no class sub-folders"):
+        open_images(DATA, "train", folder=folder / "dog")
+    (folder / "empty").mkdir()
+    with pytest.raises(UserError, match=r"class folder .*empty holds no image"):
+        open_images(DATA, "train", folder=folder)
+    with pytest.raises(UserError, match=r"config/site\.yaml"):
+        open_images(DATA, "train")

@@ -1,0 +1,44 @@
+# What rules ask of the package. Every stage of the store is named by its key; its inputs follow from the key alone.
+import sys
+
+from mirai.errors import UserError
+from mirai.experiments import paths, plan
+from mirai.experiments.grid import grid_names
+
+
+def told(function, *arguments):
+    """The user's mistakes as one sentence and exit code 2, not as a traceback."""
+    try:
+        return function(*arguments)
+    except UserError as mistake:
+        print(f"mirai: {mistake}", file=sys.stderr)
+        # Snakemake turns exceptions of input functions, SystemExit included, into a page of context and exit code 1.
+        sys.stderr.flush()
+        os._exit(2)
+
+
+def stage_inputs(wildcards):
+    return told(plan.inputs, wildcards.key)
+
+
+def restore_inputs(wildcards):
+    return told(plan.restore_inputs, wildcards.key)
+
+
+def table_inputs(wildcards):
+    return told(plan.table_inputs, wildcards.grid, paths.scale_of(wildcards.prefix))
+
+
+def figure_inputs(wildcards):
+    return told(plan.figure_inputs, wildcards.grid, paths.scale_of(wildcards.prefix), wildcards.figure)
+
+
+def table_key(wildcards):
+    return told(plan.table_key, wildcards.grid, paths.scale_of(wildcards.prefix))
+
+
+wildcard_constraints:
+    key="[0-9a-f]{16}",
+    grid="[A-Za-z0-9][A-Za-z0-9_-]*?",
+    prefix="([a-z0-9][a-z0-9-]*/)?",
+    figure="samples|token_maps",
