@@ -1,31 +1,25 @@
-"""Making the stages of the store: files in, files out. One function per kind; rules and the command line call these."""
+"""Making the stages of the store: files in, files out. One function per kind; rules and the command line call `make`."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import time
-from pathlib import Path
+import sys
 
 import numpy as np
 import torch
 
 from mirai.data.codes import CodeStore, extract_codes
-from mirai.data.folder import fingerprint
-from mirai.data.images import ImageSet, Split, centre_images, open_images
+from mirai.data.images import centre_images
 from mirai.errors import UserError
-from mirai.evaluation import coherence
-from mirai.evaluation.evaluate import (
-    adm_reference,
-    build_reference,
-    evaluate,
-    load_reference,
-    save_reference,
-)
+from mirai.evaluation.coherence import coherence
+from mirai.evaluation.evaluate import check_number, evaluate
 from mirai.evaluation.features import Inception
-from mirai.evaluation.network import load_feature_network, save_feature_network, train_feature_network
+from mirai.evaluation.network import save_network, train_feature_network
+from mirai.evaluation.reference import build_reference, load_adm_reference, load_reference, save_reference
 from mirai.experiments import paths
 from mirai.experiments.plan import Planned
-from mirai.experiments.recipe import Data, Foresight
+from mirai.experiments.recipe import Foresight
 from mirai.experiments.scale import Numerics, load_scale
 from mirai.experiments.site import Site, load_site
 from mirai.experiments.stages import (
@@ -39,25 +33,36 @@ from mirai.experiments.stages import (
     StateStage,
     TokenizerStage,
 )
-from mirai.foresight.encoder_training import load_encoder, save_encoder, train_encoder
-from mirai.foresight.encoders import ImageEncoder, SmallEncoder, TimmEncoder, load_timm
-from mirai.models.weights import load_model
-from mirai.sampling.dump import load_samples, sample_codes
-from mirai.states import Lock, build_once, is_published, write_json
-from mirai.tokenizer.store import load_tokenizer, save_tokenizer
+from mirai.foresight.encoder_training import save_encoder, train_encoder
+from mirai.foresight.encoders import ImageEncoder
+from mirai.sampling.dump import sample_codes
+from mirai.states import Lock, build_once, is_published, publish, read_json, sha256, unseal
+from mirai.store import (
+    decoded_samples,
+    folder_fingerprint,
+    open_encoder,
+    open_features,
+    open_image_set,
+    open_state,
+    open_timm,
+    open_tokenizer,
+    set_numerics,
+)
+from mirai.tokenizer.store import import_tokenizer, save_tokenizer
 from mirai.tokenizer.training import train_tokenizer
-from mirai.tokenizer.vqgan import VQGAN, to_float
+from mirai.tokenizer.vqgan import to_float
 from mirai.training.distributed import ranks_of
 from mirai.training.loop import train
 
-HELD_OUT = 500  # validation images behind the reports of the small networks
+
+HELD_OUT = 500  # validation images behind the tokenizer's report
 ENCODE_BATCH = 64  # images, times their views, per pass of the tokenizer
 
 
 def make(planned: Planned, *, save_every_steps: int | None = None) -> bool:
     """Make one stage, unless it is published -> whether there was anything to do. UserError for what is missing."""
     stage, numerics, site = planned.stage, load_scale(planned.scale).numerics, load_site()
-    _set_numerics(numerics)
+    set_numerics(numerics)
     manifest = paths.manifest(stage.kind, stage.key)
     if isinstance(stage, StateStage):
         return _train(stage, planned.parent, numerics, site, save_every_steps)
@@ -74,53 +79,28 @@ def make(planned: Planned, *, save_every_steps: int | None = None) -> bool:
     return build_once(manifest, functools.partial(builders[type(stage)], stage, numerics, site))
 
 
-def _set_numerics(numerics: Numerics) -> None:
-    if numerics.threads is not None:
-        torch.set_num_threads(numerics.threads)
-    if numerics.device == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = True  # as LlamaGen trains
-        torch.use_deterministic_algorithms(numerics.deterministic)
-
 
 def _require_inputs(stage: Stage) -> None:
     for needed in stage.needs():
         manifest = paths.manifest(needed.kind, needed.key)
         if not is_published(manifest):
-            raise UserError(
-                f"{manifest} is not there yet; make it with `mirai {_COMMANDS.get(needed.kind, needed.kind)} {needed.key}`, "
-                f"or let Snakemake do it all: `snakemake --cores 2 {paths.manifest(stage.kind, stage.key)}`"
-            )
+            target = paths.manifest(stage.kind, stage.key)
+            raise UserError(f"{manifest} is missing or damaged; `snakemake --cores 2 {target}` makes all that is needed")
 
 
-_COMMANDS = {"state": "train", "samples": "sample", "metrics": "evaluate"}
-
-
-def image_folder(data: Data, site: Site) -> Path | None:
-    """Where the site keeps a folder data set; None for generated sets."""
-    return site.image_folder(data.name) if data.source == "folder" else None
-
-
-def _images(data: Data, split: Split, site: Site, count: int | None = None) -> ImageSet:
-    folder = image_folder(data, site)
-    if count is not None and data.source != "scenes":
-        count = min(count, len(open_images(data, split, folder=folder)))  # no more than there are
-    return open_images(data, split, count=count, folder=folder)
 
 
 def _tokenizer(stage: TokenizerStage, numerics: Numerics, site: Site) -> None:
     if stage.tokenizer.weights is not None:
-        source = site.weights_file(stage.tokenizer.weights)
-        raise UserError(f"{source}: importing released tokenizer weights is not part of this version yet")
+        model = import_tokenizer(site.weights_file(stage.tokenizer.weights), stage.tokenizer)
+        save_tokenizer(paths.folder("tokenizer", stage.key), model, stage.tokenizer, {})
+        return
     assert stage.tokenizer.training is not None
-    images = centre_images(_images(stage.data, "tokenizer", site, stage.tokenizer.training.num_images))
-    held_out = centre_images(_images(stage.data, "validation", site, HELD_OUT))
+    images = centre_images(open_image_set(stage.data, "tokenizer", site, stage.tokenizer.training.num_images))
+    held_out = centre_images(open_image_set(stage.data, "validation", site, HELD_OUT))
     model, report = train_tokenizer(stage.tokenizer, images, held_out, device=numerics.device)
     save_tokenizer(paths.folder("tokenizer", stage.key), model, stage.tokenizer, report)
 
-
-def open_tokenizer(stage: TokenizerStage, device: str) -> VQGAN:
-    """The tokenizer of a stage, ready to encode and decode."""
-    return load_tokenizer(paths.folder("tokenizer", stage.key)).to(device)
 
 
 def _codes(stage: CodesStage, numerics: Numerics, site: Site) -> None:
@@ -134,7 +114,7 @@ def _codes(stage: CodesStage, numerics: Numerics, site: Site) -> None:
 
     extract_codes(
         paths.folder("codes", stage.key),
-        _images(stage.data, "train", site),
+        open_image_set(stage.data, "train", site),
         stage.data,
         encode=encode,
         grid_side=stage.data.resolution // stage.tokenizer.downsampling,
@@ -143,4 +123,129 @@ def _codes(stage: CodesStage, numerics: Numerics, site: Site) -> None:
         store_squares=numerics.store_squares,
         batch_images=ENCODE_BATCH,
         progress=True,
+    )
+
+
+def _encoder(stage: EncoderStage, numerics: Numerics, site: Site) -> None:
+    manifest, training = paths.manifest("encoder", stage.key), stage.encoder.training
+    if training is None:  # timm's weights stay where the site keeps them; the manifest says that they are the right ones
+        assert stage.encoder.timm is not None
+        source = site.weights_file(stage.encoder.timm)
+        open_timm(stage, site, "cpu")
+        publish(manifest, {"timm": stage.encoder.timm, "sha256": sha256(source)})
+        return
+    images = open_image_set(stage.data, "encoder", site, training.num_images)
+    vit, report = train_encoder(
+        training,
+        centre_images(images),
+        images.labels,
+        patch=stage.patch,
+        num_classes=len(images.class_names),
+        device=numerics.device,
+    )
+    save_encoder(manifest, vit, training, report)
+
+
+
+
+def _train(
+    stage: StateStage, parent: str | None, numerics: Numerics, site: Site, save_every_steps: int | None
+) -> bool:
+    weights, resume = paths.manifest("state", stage.key), paths.resume(stage.key)
+    codes_stage = stage.codes_stage()
+    with ranks_of(numerics.device) as ranks, contextlib.ExitStack() as stack:
+        if ranks.writes:
+            stack.enter_context(Lock(weights.parent / "lock"))
+        if unseal(weights) and unseal(resume):
+            return False
+        _require_inputs(stage)
+        if parent is not None and not paths.resume(parent).exists() and ranks.writes:
+            print(f"parent state {parent} is not there: training from step 0, to the same bits", file=sys.stderr)
+
+        def encoder_of(foresight: Foresight) -> ImageEncoder:
+            phase = next(phase for phase in stage.timeline if phase.foresight == foresight)
+            encoder_stage = stage.encoder_stage(phase)
+            assert encoder_stage is not None
+            return open_encoder(encoder_stage, foresight, site, ranks.device)
+
+        train(
+            stage,
+            parent,
+            CodeStore.open(
+                paths.folder("codes", codes_stage.key),
+                tokenizer_key=codes_stage.tokenizer_stage().key,
+                fingerprint=folder_fingerprint(stage.data, site),
+            ),
+            open_encoder=encoder_of,
+            numerics=numerics,
+            ranks=ranks,
+            save_minutes=site.save_minutes,
+            save_every_steps=save_every_steps,
+        )
+        return True
+
+
+
+
+def _samples(stage: SamplesStage, numerics: Numerics, site: Site) -> None:
+    model = open_state(stage.state, stage.sampling.weights, numerics)
+    sample_codes(
+        paths.folder("samples", stage.key),
+        model,
+        stage.sampling,
+        state_key=stage.state.key,
+    )
+
+
+def _features(stage: FeaturesStage, numerics: Numerics, site: Site) -> None:
+    recipe, manifest = stage.features, paths.manifest("features", stage.key)
+    if recipe.kind == "inception":
+        source = site.weights_file("inception")
+        Inception(source)
+        publish(manifest, {"inception": source.name, "sha256": sha256(source)})
+        return
+    assert recipe.num_images is not None
+    images = open_image_set(stage.data, "features", site, recipe.num_images)
+    factors = images.factors() if recipe.targets == "factors" else None
+    network, report = train_feature_network(
+        recipe, centre_images(images), images.labels, factors, len(images.class_names)
+    )
+    save_network(manifest, network, recipe, report)
+
+
+
+def _reference(stage: ReferenceStage, numerics: Numerics, site: Site) -> None:
+    network = open_features(stage.features_stage(), site, numerics.device)
+    content: dict[str, object] = {"features": stage.features_stage().key}
+    if stage.reference is not None:
+        source = site.weights_file(stage.reference)
+        reference = load_adm_reference(source, network, stage.num_reference)
+        content |= {"file": source.name, "sha256": sha256(source)}
+    else:
+        images = open_image_set(stage.data, "reference", site, stage.num_reference)
+        pictures = centre_images(images, progress=True)
+        reference = build_reference(network, pictures)
+        content |= {"images": len(images), "coherence": coherence(pictures, images.labels, images.class_names)}
+    save_reference(paths.manifest("reference", stage.key), reference, content)
+
+
+
+def _metrics(stage: MetricsStage, numerics: Numerics, site: Site) -> None:
+    reference_stage = stage.reference_stage()
+    manifest = paths.manifest("reference", reference_stage.key)
+    reference = load_reference(manifest)
+    check_number(stage.samples.sampling.num_samples, reference, stage.evaluation)  # before anything is decoded
+    network = open_features(reference_stage.features_stage(), site, numerics.device)
+    images, labels = decoded_samples(stage.samples, numerics)
+    result = evaluate(images, reference, network, stage.evaluation, seed=stage.samples.sampling.seed)
+    weights = read_json(paths.manifest("state", stage.samples.state.key))
+    codes = read_json(paths.manifest("codes", stage.samples.state.codes_stage().key))
+    publish(
+        paths.manifest("metrics", stage.key),
+        {
+            **result,
+            "coherence": coherence(images, labels, codes["class_names"]),
+            "coherence_of_reference": read_json(manifest).get("coherence", {}),
+            "state_numerics": weights["numerics"],
+        },
     )

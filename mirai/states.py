@@ -89,12 +89,13 @@ def check_payload(folder: Path, entry: Mapping[str, Any], *, deep: bool = True) 
     `deep=False` compares the size only: for files read through a memory map, whose bytes are checked when written.
     """
     path = folder / entry["file"]
+    mend = f"delete {folder} and run the same command again"
     if not path.exists():
-        raise UserError(f"{path} is missing although its manifest lists it; delete the manifest and run the same command again")
+        raise UserError(f"{path} is missing although its manifest lists it; {mend}")
     if path.stat().st_size != entry["bytes"]:
-        raise UserError(f"{path} is truncated: {path.stat().st_size} bytes, its manifest says {entry['bytes']}")
+        raise UserError(f"{path} is truncated: {path.stat().st_size} bytes, its manifest says {entry['bytes']}; {mend}")
     if deep and sha256(path) != entry["sha256"]:
-        raise UserError(f"{path} was altered: its SHA-256 is not the one in its manifest")
+        raise UserError(f"{path} was altered: its SHA-256 is not the one in its manifest; {mend}")
     return path
 
 
@@ -115,10 +116,28 @@ def load_tensors(folder: Path, entry: Mapping[str, Any]) -> dict[str, Tensor]:
     return load_file(check_payload(folder, entry))
 
 
-def publish(manifest: Path, content: Mapping[str, Any], payloads: Mapping[str, Path | Mapping[str, Any]]) -> None:
+def publish(
+    manifest: Path, content: Mapping[str, Any], payloads: Mapping[str, Path | Mapping[str, Any]] | None = None
+) -> None:
     """Write the manifest that makes a stage's result visible. Payloads must lie in the manifest's folder."""
-    entries = {name: payload_entry(item) if isinstance(item, Path) else dict(item) for name, item in payloads.items()}
-    write_json(manifest, {**content, "payloads": entries})
+    entries = {
+        name: payload_entry(item) if isinstance(item, Path) else dict(item) for name, item in (payloads or {}).items()
+    }
+    write_json(sealed(manifest), {**content, "payloads": entries})
+    unseal(manifest)
+
+
+def sealed(manifest: Path) -> Path:
+    """The copy of a manifest that workflow engines do not know: they delete declared outputs before a rerun."""
+    return manifest.with_name(f".{manifest.name}")
+
+
+def unseal(manifest: Path) -> bool:
+    """Show a sealed manifest under its public name, with a new time stamp -> whether there was one with good payloads."""
+    if not is_published(sealed(manifest)):
+        return False
+    write_text(manifest, sealed(manifest).read_text())
+    return True
 
 
 def is_published(manifest: Path) -> bool:
@@ -136,7 +155,8 @@ def is_published(manifest: Path) -> bool:
 class Lock:
     """One writer per result: an flock on `path`, with its owner written inside for the message to the second one.
 
-    The kernel drops the lock when its process dies, kill -9 included; the owner line is then stale and overwritten.
+    The kernel drops the lock when its process dies, kill -9 included; the owner line is then stale and overwritten,
+    and temporary files that the dead writer left in the folder are removed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -158,6 +178,8 @@ class Lock:
         self._file.truncate(0)
         self._file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
         self._file.flush()
+        for leftover in self.path.parent.glob(".*.tmp"):
+            leftover.unlink()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -166,13 +188,12 @@ class Lock:
 
 
 def build_once(manifest: Path, build: Callable[[], None]) -> bool:
-    """Run `build` under the folder's lock unless `manifest` is already published -> whether anything was built.
+    """Run `build` under the folder's lock unless its result is there -> whether anything was built.
 
-    A rerun over finished work touches nothing but the manifest's time stamp, which is what a workflow waits for.
+    A rerun over finished work only publishes it again: what has its key is never made twice.
     """
     with Lock(manifest.parent / "lock"):
-        if is_published(manifest):
-            os.utime(manifest)
+        if unseal(manifest):
             return False
         build()
         return True

@@ -26,7 +26,7 @@ from mirai.data.folder import CorruptImage, Fingerprint
 from mirai.data.images import ImageSet
 from mirai.errors import UserError
 from mirai.experiments.recipe import Data
-from mirai.states import atomic_file, check_payload, payload_entry, publish, read_json, write_json
+from mirai.states import atomic_file, check_payload, payload_entry, publish, read_json, sealed, write_json
 
 MANIFEST, RECORD = "codes.json", "progress.json"
 CODES, LABELS, SQUARES = "codes.bin", "labels.npy", "squares.bin"
@@ -99,7 +99,8 @@ def extract_codes(
         "codebook_size": codebook_size,
     }
     row_bytes = {CODES: data.views * grid_side**2 * 2} | ({SQUARES: images.side**2 * 3} if store_squares else {})
-    (folder / MANIFEST).unlink(missing_ok=True)
+    for manifest in (folder / MANIFEST, sealed(folder / MANIFEST)):  # of an earlier extraction, since damaged
+        manifest.unlink(missing_ok=True)
     state = _resume(folder, request, row_bytes)
     first, started = state.rows, time.monotonic()
     saved = started
@@ -217,7 +218,7 @@ class CodeStore:
         if tokenizer_key not in (None, manifest["tokenizer"]):
             raise UserError(
                 f"the codes in {folder} were made by tokenizer {manifest['tokenizer']}, not by {tokenizer_key}; "
-                f"delete {MANIFEST} there and run the same command again"
+                f"delete {folder} and run the same command again"
             )
         if fingerprint is not None and asdict(fingerprint) != manifest["source"]:
             then = manifest["source"]
@@ -259,7 +260,7 @@ class CodeStore:
         """The pixels (B, S, S, 3) the tokens of `codes` were made from; UserError if the squares were not stored."""
         if self.squares is None:
             raise UserError(
-                f"the codes in {self.folder} were stored without pixels; delete {MANIFEST} and extract them again"
+                f"the codes in {self.folder} were stored without pixels; delete that folder and extract them again"
             )
         return cut_views(self.squares[images], views, self.manifest["resolution"], self.num_views)
 

@@ -39,9 +39,8 @@ def view_corners(side: int, resolution: int, count: int) -> tuple[tuple[bool, in
     """
     end = side - resolution
     assert end >= 0, f"views of side {resolution} do not fit into a square of side {side}"
-    centre = round(
-        end / 2
-    )  # half to even like torchvision: the centre view of 281 -> 256 starts at 12, mirrored or not
+    # halves to even like torchvision: the centre of 281 -> 256 starts at 12 in the square and in its mirror image
+    centre = round(end / 2)
     if count == 10:
         corners = ((0, 0), (0, end), (end, 0), (end, end), (centre, centre))
         return tuple((flip, top, left) for flip in (False, True) for top, left in corners)

@@ -92,7 +92,8 @@ def _spread(
 
     A half drawn without replacement varies around the full set as the full set varies around the truth, since
     (1 - 1/2) / (n/2) = 1/n: for a mean this is its standard error, no factor needed. No sample comes twice, which
-    would bias a Frechet distance and shrink the manifold. It covers the draw of the samples, not the training's seed.
+    would bias a Frechet distance and shrink the manifold. A Frechet distance close to that of two sets of real images
+    is quadratic in the noise, and its spread is overstated there (twice). The training's seed is not covered.
     """
     if recipe.resamplings < 2:
         return {}

@@ -1,7 +1,7 @@
 """The small feature network behind the Frechet distances of small scales, where Inception says nothing.
 
-It is trained by regression on image factors or pixel moments. Classes reach only a linear head on stopped gradients,
-so that its features share no targets with a supervised foresight encoder. Letters: B batch, n images, F targets.
+It is trained by regression on image factors or pixel moments. Classes reach only a head fitted afterwards on the frozen
+features, so that these share no targets with a supervised foresight encoder. Letters: B batch, n images, F targets.
 """
 
 from __future__ import annotations
@@ -26,14 +26,17 @@ from mirai.states import load_tensors, publish, read_json, save_tensors
 GRID = 4  # side of the spatial map: spatial features are GRID * GRID * spatial_channels
 CHANNELS = (32, 48, 64)  # of the trunk, each at half the side of the one before
 GROUPS = 8
+CLASS_HIDDEN = 128  # of the class head
+CLASS_STEPS, CLASS_BATCH, CLASS_RATE = 400, 256, 3e-3  # its training: a second or two
 HELD_OUT = 10  # one image in ten is kept for the report
 
 
 class SmallFeatureNetwork(nn.Module):
     """uint8 images (B, 3, S, S), S a multiple of 8 -> pooled (B, width), spatial (B, 16 * spatial_channels), logits.
 
-    No batch statistics: features of an image do not depend on its batch. Pooled and spatial features are standardised
-    to mean 0 and variance 1 over the training images, so that a distance's scale says nothing about the training.
+    No batch statistics: features of an image do not depend on its batch. Pooled and spatial features are read before
+    the heads' ReLU, whose rare outliers would rule a Frechet distance, and standardised to mean 0 and variance 1 over
+    the training images, so that a distance's scale says nothing about the training.
     """
 
     pooled_mean: Tensor
@@ -61,7 +64,7 @@ class SmallFeatureNetwork(nn.Module):
         self.to_pooled = nn.Linear(last * GRID * GRID, width)
         self.targets_from_pooled = nn.Linear(width, num_targets)
         self.targets_from_spatial = nn.Linear(GRID * GRID * spatial_channels, num_targets)
-        self.classes = nn.Linear(width, num_classes)
+        self.classes = nn.Sequential(nn.Linear(width, CLASS_HIDDEN), nn.ReLU(), nn.Linear(CLASS_HIDDEN, num_classes))
         for name, size in (("pooled", width), ("spatial", GRID * GRID * spatial_channels)):
             self.register_buffer(f"{name}_mean", torch.zeros(size))
             self.register_buffer(f"{name}_scale", torch.ones(size))
@@ -72,14 +75,16 @@ class SmallFeatureNetwork(nn.Module):
         axis = [torch.linspace(-1, 1, side, device=x.device) for side in x.shape[-2:]]
         places = torch.stack(torch.meshgrid(*axis, indexing="ij")).expand(len(x), -1, -1, -1)  # (B, 2, S, S)
         cells = F.adaptive_avg_pool2d(self.trunk(torch.cat([x, places], dim=1)), GRID)  # (B, 64, 4, 4)
-        spatial = F.relu(self.to_spatial(cells)).permute(0, 2, 3, 1).flatten(1)
-        return F.relu(self.to_pooled(cells.flatten(1))), spatial
+        return self.to_pooled(cells.flatten(1)), self.to_spatial(cells).permute(0, 2, 3, 1).flatten(1)
+
+    def predictions(self, pooled: Tensor, spatial: Tensor) -> tuple[Tensor, Tensor]:
+        """Targets (B, F) predicted from either raw features."""
+        return self.targets_from_pooled(F.relu(pooled)), self.targets_from_spatial(F.relu(spatial))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         pooled, spatial = self.raw(images)
-        logits = self.classes(pooled)
         pooled = (pooled - self.pooled_mean) / self.pooled_scale
-        return pooled, (spatial - self.spatial_mean) / self.spatial_scale, logits
+        return pooled, (spatial - self.spatial_mean) / self.spatial_scale, self.classes(pooled)
 
 
 class _Examples(NamedTuple):
@@ -126,8 +131,10 @@ def train_feature_network(
         torch.default_generator.manual_seed(integer(recipe.seed, "features-initial"))
         network = SmallFeatureNetwork(recipe.width, recipe.spatial_channels, values.shape[1], num_classes)
     _fit(network, recipe, examples.take(train), progress)
+    features = extract(network, images[train], progress=False)
+    pooled = torch.from_numpy(_standardise_features(network, features))
+    _fit_classes(network.classes, pooled, torch.from_numpy(labels[train]).long(), recipe.seed)
     network.eval().requires_grad_(False)
-    _standardise_features(network, extract(network, images[train], progress=False))
     return network, _report(network, examples.take(held_out))
 
 
@@ -147,33 +154,41 @@ def _fit(network: SmallFeatureNetwork, recipe: FeatureNetwork, examples: _Exampl
     steps = tqdm(range(recipe.steps), desc="feature network", unit="step", disable=not progress)
     for step in steps:
         rows = stream(recipe.seed, "features-batch", step).integers(len(examples.images), size=recipe.batch_size)
-        images, labels, target, valid = (torch.from_numpy(array) for array in examples.take(rows))
-        pooled, spatial = network.raw(images.permute(0, 3, 1, 2))
-        heads = network.targets_from_pooled(pooled), network.targets_from_spatial(spatial)  # each (B, F)
-        regression = torch.stack([((head - target).square() * valid).sum() for head in heads]).sum() / valid.sum()
-        classes = F.cross_entropy(network.classes(pooled.detach()), labels.long())
+        images, _, target, valid = (torch.from_numpy(array) for array in examples.take(rows))
+        heads = network.predictions(*network.raw(images.permute(0, 3, 1, 2)))
+        loss = torch.stack([((head - target).square() * valid).sum() for head in heads]).sum() / valid.sum()
         optimiser.zero_grad()
-        (regression + classes).backward()
+        loss.backward()
         optimiser.step()
         schedule.step()
         if step % 20 == 0:
-            steps.set_postfix(loss=f"{regression.item():.3f}", classes=f"{classes.item():.3f}")
+            steps.set_postfix(loss=f"{loss.item():.3f}")
 
 
-def _standardise_features(network: SmallFeatureNetwork, features: Features) -> None:
-    """Set the network's feature means and scales from the training images; a feature that never moves keeps scale 1."""
+def _standardise_features(network: SmallFeatureNetwork, features: Features) -> np.ndarray:
+    """Set the network's feature means and scales from the training images -> their pooled features as they are now."""
     for name, values in (("pooled", features.pooled), ("spatial", features.spatial)):
-        deviation = values.std(axis=0)
         getattr(network, f"{name}_mean").copy_(torch.from_numpy(values.mean(axis=0)))
-        getattr(network, f"{name}_scale").copy_(torch.from_numpy(np.where(deviation > 1e-3, deviation, 1)))
+        getattr(network, f"{name}_scale").copy_(torch.from_numpy(values.std(axis=0).clip(min=1e-3)))
+    return (features.pooled - network.pooled_mean.numpy()) / network.pooled_scale.numpy()
+
+
+def _fit_classes(head: nn.Module, pooled: Tensor, labels: Tensor, seed: int) -> None:
+    """Fit the class head on the finished features (n, width); nothing before it changes."""
+    optimiser = torch.optim.Adam(head.parameters(), lr=CLASS_RATE)
+    for step in range(CLASS_STEPS):
+        rows = torch.from_numpy(stream(seed, "features-classes", step).integers(len(pooled), size=CLASS_BATCH))
+        optimiser.zero_grad()
+        F.cross_entropy(head(pooled[rows]), labels[rows]).backward()
+        optimiser.step()
 
 
 def _report(network: SmallFeatureNetwork, examples: _Examples) -> dict[str, Any]:
     """R^2 of the targets (1 - residual / variance over valid entries) from either head, and class accuracy."""
     with torch.inference_mode():
-        pooled, spatial = network.raw(torch.from_numpy(examples.images).permute(0, 3, 1, 2))
-        heads = {"pooled": network.targets_from_pooled(pooled), "spatial": network.targets_from_spatial(spatial)}
-        predicted = network.classes(pooled).argmax(dim=1).numpy()
+        images = torch.from_numpy(examples.images).permute(0, 3, 1, 2)
+        heads = dict(zip(("pooled", "spatial"), network.predictions(*network.raw(images)), strict=True))
+        predicted = network(images)[2].argmax(dim=1).numpy()
     report: dict[str, Any] = {"images": len(predicted), "class_accuracy": float((predicted == examples.labels).mean())}
     variance = (examples.targets**2 * examples.valid).sum(axis=0).clip(min=1e-6)
     for name, head in heads.items():
@@ -192,7 +207,7 @@ def save_network(
         "width": network.to_pooled.out_features,
         "spatial_channels": network.to_spatial.out_channels,
         "num_targets": network.targets_from_pooled.out_features,
-        "num_classes": network.classes.out_features,
+        "num_classes": network.classes[-1].out_features,
     }
     publish(
         manifest, {"recipe": recipe.model_dump(mode="json"), "sizes": sizes, "report": report}, {"weights": weights}

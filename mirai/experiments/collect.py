@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mirai.experiments import paths
-from mirai.states import Lock, is_published
+from mirai.states import Lock, is_published, sealed
 
 
 def collect_optimisers(*, dry_run: bool) -> int:
@@ -20,6 +20,7 @@ def collect_optimisers(*, dry_run: bool) -> int:
         if not dry_run:
             with Lock(weights.parent / "lock"):
                 resume.unlink()
+                sealed(resume).unlink(missing_ok=True)
                 payload.unlink(missing_ok=True)
     print(f"{freed / 1e6:.1f} MB {'to free' if dry_run else 'freed'}")
     return freed

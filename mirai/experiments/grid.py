@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from mirai.errors import UserError
 from mirai.experiments import paths
@@ -50,7 +50,7 @@ class RowFile(Point):
     """A row as written in YAML: a label, axes, axes to cross, and what the paper reports."""
 
     label: str
-    vary: dict[str, list[Any]] = {}
+    vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     paper: dict[Literal["fid", "sfid", "inception_score", "precision", "recall"], float] = {}
 
 
@@ -61,9 +61,15 @@ class GridFile(Recipe):
     source: str | None = None  # the paper's table or figure
     columns: list[str] = []  # axes printed beside the label
     defaults: Point = Point()
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    seeds: tuple[NonNegativeInt, ...] = Field(default=(0,), min_length=1)
     figures: tuple[Literal["samples", "token_maps"], ...] = ()
     rows: list[RowFile] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _distinct_seeds(self) -> Self:
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"`seeds` names one run twice: {self.seeds}")
+        return self
 
 
 class Row(Recipe):
@@ -136,6 +142,9 @@ def load_grid(name: str, scale_name: str) -> Grid:
 def _crossed(row: RowFile, where: str) -> list[Point]:
     """The row's points: its own axes, times every combination of the axes it varies."""
     names = set(Point.model_fields)
+    for axis in row.vary:
+        if axis in row.model_fields_set & names:
+            raise UserError(f"{where}: {axis} stands in the row and in vary; give it once")
     own = Point.model_construct(**{name: getattr(row, name) for name in row.model_fields_set & names})
     points = []
     for values in itertools.product(*row.vary.values()):
@@ -146,6 +155,9 @@ def _crossed(row: RowFile, where: str) -> list[Point]:
 
 def _row(row: RowFile, own: Point, file: GridFile, scale: Scale, where: str) -> Row:
     point = Point(arm="baseline", size="B", epochs=80).updated(file.defaults).updated(own)
+    for axis in ("arm", "size", "epochs"):
+        if getattr(point, axis) is None:
+            raise UserError(f"{where}: {axis} is null, and every run has one; remove it or give a value")
     axes = {name: _shown(getattr(point, name)) for name in file.columns if getattr(point, name) is not None}
     unavailable = _unavailable(point, scale, where)
     if unavailable is not None:
@@ -171,7 +183,7 @@ def _shown(value: Any) -> str | int | float:
 def _unavailable(point: Point, scale: Scale, where: str) -> str | None:
     """Why this scale cannot have the point; UserError where no scale could."""
     for axis, role, mine in (("size", point.size, scale.sizes), ("encoder", point.encoder, scale.encoders)):
-        if role is None or role == "default" or role in mine:
+        if role is None or role in mine or (axis, role) == ("encoder", "default"):
             continue
         everywhere = _roles(axis)
         if role not in everywhere:
@@ -184,7 +196,7 @@ def _roles(axis: str) -> set[str]:
     """All sizes or encoder roles of all scales."""
     section = {"size": "sizes", "encoder": "encoders"}[axis]
     files = [read_yaml(paths.SCALES / f"{name}.yaml") for name in scale_names()]
-    return {"default", *(role for file in files for role in file[section])}
+    return {role for file in files for role in file.get(section, {})}
 
 
 def _run(point: Point, scale: Scale, seed: int, where: str) -> Run:
@@ -219,8 +231,8 @@ def _foresight(point: Point, scale: Scale, size: Size, where: str) -> Foresight 
     assert point.arm is not None
     base = arm_foresight(point.arm, encoder=_encoder(point, scale, size), head=scale.head)
     depth = size.model.num_layers
+    _refuse_axes_without_effect(point, where)
     if base is None:
-        _refuse_axes_without_effect(point, where)
         return None
     assert base.schedule is not None
     update: dict[str, Any] = {}
@@ -244,13 +256,21 @@ def _foresight(point: Point, scale: Scale, size: Size, where: str) -> Foresight 
 
 
 def _refuse_axes_without_effect(point: Point, where: str) -> None:
-    foresight_axes = (
-        "align_layer teacher_layer layout num_tokens offsets schedule warmup_epochs encoder block_size "
-        "ema_slot_shift borders"
-    ).split()
-    for axis in foresight_axes:
+    """A row that sets what its arm never reads would print a difference that is none."""
+    layers, teacher, encoder = ("align_layer",), ("teacher_layer", "ema_slot_shift"), ("encoder", "block_size")
+    positions = ("layout", "num_tokens", "offsets", "schedule", "warmup_epochs", "borders")
+    without_effect: dict[Arm | None, tuple[str, ...]] = {
+        "baseline": (*layers, *teacher, *encoder, *positions),
+        "mirai-i": teacher,
+        "mirai-e": encoder,
+        "output-level": (*layers, *teacher, *encoder),
+    }
+    for axis in without_effect[point.arm]:
         if getattr(point, axis) is not None:
-            raise UserError(f"{where}: {axis} has no effect on arm 'baseline'; remove it or choose another arm")
+            raise UserError(
+                f"{where}: {axis} has no effect on arm '{point.arm}'; remove it (null undoes a default) "
+                "or choose another arm"
+            )
 
 
 def _positions(point: Point, base: Foresight, where: str) -> dict[str, Any]:

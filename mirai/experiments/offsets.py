@@ -6,12 +6,6 @@ Offset = tuple[int, int]
 
 
 def distance_order(offset: Offset) -> tuple[int, bool, int]:
-    """Sort key of the distance rule: nearest first by Euclidean distance, then not to the left, then fewer rows down."""
-    down, right = offset
-    return down**2 + right**2, right < 0, down
-
-
-def distance_order(offset: Offset) -> tuple[int, bool, int]:
     """Sort key of Eq. 8: nearest first; among equals those not to the left first, then those fewer rows down."""
     down, right = offset
     return (down**2 + right**2, right < 0, down)

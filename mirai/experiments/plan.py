@@ -164,6 +164,15 @@ def table_inputs(grid_name: str, scale_name: str) -> list[Path]:
     return [paths.manifest("metrics", key) for key in keys]
 
 
+def figure_inputs(grid_name: str, scale_name: str, figure: str) -> list[Path]:
+    """What a figure is drawn from, first seeds only: samples, or states and the tokenizer."""
+    grid = plan_grid(grid_name, scale_name)
+    samples = [row_metrics(row)[0].samples for row in grid.available()]
+    if figure == "samples":
+        return [paths.manifest("samples", stage.key) for stage in samples]
+    return [paths.manifest("state", stage.state.key) for stage in samples]
+
+
 def table_key(grid_name: str, scale_name: str) -> str:
     """Changes whenever the table would: its rows, labels, cited values, runs. A YAML comment changes nothing."""
     grid: Recipe = plan_grid(grid_name, scale_name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 
 class Recipe(BaseModel):
@@ -25,10 +25,16 @@ class Data(Recipe):
     resolution: PositiveInt
     num_classes: PositiveInt | None = None  # None: as many as the folder has
     num_images: PositiveInt | None = None  # scenes only: how many training scenes are drawn
-    seed: int = 0  # scenes only: the stream of the training scenes
+    seed: NonNegativeInt = 0  # scenes only: the stream of the training scenes
     crop_range: float = Field(default=1.1, ge=1.0, le=2.0)  # ADM centre crop to int(resolution * crop_range), reading 9.13
     views: Literal[1, 2, 10] = 10  # centre | centre and its flip | torchvision's ten crop
     corrupt_images: Literal["skip", "refuse"] = "refuse"  # folder only; skipped files are counted in the manifest
+
+    @model_validator(mode="after")
+    def _size(self) -> Self:
+        if self.source == "scenes" and self.num_images is None:
+            raise ValueError("scenes are generated, so `num_images` must say how many")
+        return self
 
 
 class TokenizerTraining(Recipe):
@@ -40,7 +46,7 @@ class TokenizerTraining(Recipe):
     num_images: PositiveInt  # drawn from a stream of their own where the data are generated
     commitment: PositiveFloat = 0.25  # LlamaGen's beta
     restart_every: PositiveInt = 50  # steps between dead-code restarts
-    seed: int = 0
+    seed: NonNegativeInt = 0
 
 
 class Tokenizer(Recipe):
@@ -102,7 +108,13 @@ class EncoderTraining(Recipe):
     learning_rate: PositiveFloat
     num_images: PositiveInt
     mask_ratio: float = Field(default=0.75, gt=0, lt=1)  # MAE only
-    seed: int = 0
+    seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _head_width(self) -> Self:
+        if self.width % self.num_heads:
+            raise ValueError(f"width {self.width} is no multiple of {self.num_heads} heads")
+        return self
 
 
 class Encoder(Recipe):
@@ -119,6 +131,11 @@ class Encoder(Recipe):
     def _one_origin(self) -> Self:
         if (self.timm is None) == (self.training is None):
             raise ValueError("an encoder has either `timm` (a model name) or `training`, not both")
+        if (self.timm is None) != (self.image_size is None):
+            raise ValueError("`image_size` goes with `timm`, and only there: what is trained here takes images as they are")
+        depth = self.training and self.training.num_layers
+        if depth and self.layer and self.layer > depth:
+            raise ValueError(f"encoder layer {self.layer} is above the encoder's depth {depth}")
         return self
 
 
@@ -135,6 +152,14 @@ class Schedule(Recipe):
         if len(self.values) != wanted or min(self.values) < 0:
             raise ValueError(f"a {self.kind} schedule takes {wanted} value(s) of lambda, none negative; got {self.values}")
         return self
+
+
+class Cosine(Recipe):
+    """A coefficient on its way from `start` to `end` over the total epochs of a run, of which a phase is a part."""
+
+    start: float
+    end: float
+    total_epochs: PositiveInt
 
 
 class Head(Recipe):
@@ -185,7 +210,7 @@ class Training(Recipe):
     clip_norm: PositiveFloat = 1.0
     ema_decay: float = Field(default=0.9999, ge=0, lt=1)  # tau
     dtype: Literal["bfloat16", "float32"] = "bfloat16"  # of autocast; weights, EMA and optimiser are float32
-    seed: int = 0
+    seed: NonNegativeInt = 0
 
     @model_validator(mode="after")
     def _whole_steps(self) -> Self:
@@ -206,7 +231,7 @@ class Sampling(Recipe):
     weights: Literal["raw", "ema"] = "raw"  # LlamaGen samples raw weights (reading 9.10)
     labels: Literal["uniform", "balanced"] = "uniform"
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    seed: int = 0
+    seed: NonNegativeInt = 0
 
 
 class FeatureNetwork(Recipe):
@@ -221,7 +246,7 @@ class FeatureNetwork(Recipe):
     batch_size: PositiveInt | None = None
     learning_rate: PositiveFloat | None = None
     num_images: PositiveInt | None = None
-    seed: int = 0
+    seed: NonNegativeInt = 0
 
     @model_validator(mode="after")
     def _trained(self) -> Self:

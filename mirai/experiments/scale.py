@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from mirai.errors import UserError
 from mirai.experiments import paths
@@ -48,12 +49,20 @@ class Scale(Recipe):
     numerics: Numerics
     minutes_per_epoch: dict[str, PositiveFloat] = {}  # measured, per size, for `mirai plan`
 
+    @model_validator(mode="after")
+    def _encoders_exist(self) -> Self:
+        for name, size in self.sizes.items():
+            if size.encoder not in self.encoders:
+                raise ValueError(f"sizes.{name}.encoder is '{size.encoder}'; encoders are {', '.join(self.encoders)}")
+        return self
+
 
 def scale_names() -> list[str]:
     """Names of the scale files."""
     return sorted(path.stem for path in paths.SCALES.glob("*.yaml"))
 
 
+@functools.cache  # the planner asks once per state
 def load_scale(name: str) -> Scale:
     """A scale by name; `folder-<name>` is the folder scale over the data set of that name."""
     base, _, data_name = name.partition("-")
@@ -67,7 +76,7 @@ def load_scale(name: str) -> Scale:
         raise UserError(f"there is no scale '{name}'; scales are {', '.join(scale_names())} (folder as folder-<name>)")
     content = read_yaml(path)
     if base == "folder":
-        content["data"] = {**content["data"], "name": data_name}
+        content["data"] = {**content.get("data", {}), "name": data_name}
     return validate(Scale, content, str(path))
 
 

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import PositiveInt
 
 from mirai.experiments.recipe import (
+    Cosine,
     Data,
     Encoder,
     Evaluation,
@@ -134,8 +135,9 @@ class FeaturesStage(Stage):
     features: FeatureNetwork
 
     def content(self) -> dict[str, Any]:
-        content = hashed(self.features, without=("name",))
-        return content if self.features.kind == "inception" else content | {"data": _pictures(self.data)}
+        if self.features.kind == "inception":  # released weights: neither a seed nor data made them
+            return hashed(self.features, without=("name", "seed"))
+        return hashed(self.features, without=("name",)) | {"data": _pictures(self.data)}
 
 
 class ReferenceStage(Stage):
@@ -158,14 +160,6 @@ class ReferenceStage(Stage):
 
     def needs(self) -> list[Stage]:
         return [self.features_stage()]
-
-
-class Cosine(Recipe):
-    """A cosine from `start` to `end` over the total epochs of a run, of which a phase is a part."""
-
-    start: float
-    end: float
-    total_epochs: PositiveInt
 
 
 class Phase(Recipe):
@@ -311,10 +305,6 @@ def timeline(run: Run) -> tuple[Phase, ...]:
     result: list[Phase] = []
     for start, end, coefficient in phases(run.foresight.schedule, run.epochs):
         active = coefficient != 0.0
-        if isinstance(coefficient, dict):
-            coefficient = Cosine(
-                start=coefficient["cosine"][0], end=coefficient["cosine"][1], total_epochs=coefficient["total_epochs"]
-            )
         phase = Phase(
             epochs=end - start,
             foresight=bare if active else None,

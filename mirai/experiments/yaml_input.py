@@ -16,12 +16,26 @@ from mirai.errors import UserError
 ModelType = TypeVar("ModelType", bound=BaseModel)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML's safe types; a key given twice is a mistake, instead of the last one winning silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"key '{key.value}' is given twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; UserError if it is missing, malformed or something else than a mapping."""
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not valid YAML (the file is not UTF-8 text)") from None
     except yaml.YAMLError as error:
         place = getattr(error, "problem_mark", None)
         line = f" line {place.line + 1}" if place is not None else ""
@@ -43,7 +57,8 @@ def validate(model: type[ModelType], content: Any, where: str) -> ModelType:
 
 
 def _sentence(model: type[BaseModel], error: ValidationError) -> str:
-    first = error.errors()[0]
+    # An unknown key first: where `lable` stands for `label`, pydantic misses `label` before it minds `lable`.
+    first = min(error.errors(), key=lambda mistake: mistake["type"] != "extra_forbidden")
     place = ".".join(str(part) for part in first["loc"])
     value = first["input"]
     if first["type"] == "extra_forbidden":
@@ -51,6 +66,8 @@ def _sentence(model: type[BaseModel], error: ValidationError) -> str:
         near = difflib.get_close_matches(str(first["loc"][-1]), allowed, n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""
         return f"unknown key '{place}'; {hint}allowed: {', '.join(allowed)}"
+    if first["loc"][-1:] == ("[key]",):
+        return f"unknown key '{place.removesuffix('.[key]')}'; {first['msg'].replace('Input should be', 'allowed:')}"
     if first["type"] == "missing":
         return f"key '{place}' is missing"
     message = first["msg"].removeprefix("Value error, ")

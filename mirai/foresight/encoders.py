@@ -6,14 +6,17 @@ Encoders are no nn.Modules: whatever holds one neither trains, moves nor saves i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mirai import states
 from mirai.errors import UserError
+from mirai.experiments.recipe import Encoder
 from mirai.foresight.vit import SmallViT, block_causal_mask, unit_range
 
 
@@ -47,9 +50,11 @@ class SmallEncoder:
 class TimmEncoder:
     """A timm ViT on its own input size and normalisation; class and register tokens are dropped (reference 7.2)."""
 
-    def __init__(
-        self, vit: nn.Module, image_size: int, layer: int | None = None, block_size: int | None = None
-    ) -> None:
+    width: int
+    num_tokens: int
+
+    def __init__(self, vit: Any, image_size: int, layer: int | None = None, block_size: int | None = None) -> None:
+        # Any: timm's ViT classes share their methods, but no type.
         self.vit = vit.eval().requires_grad_(False)
         self.image_size = image_size
         self.layer = _checked_layer(layer, len(vit.blocks))
@@ -80,6 +85,30 @@ class TimmEncoder:
             attn_mask=self.mask,
         )
         return features
+
+
+def open_encoder(encoder: Encoder, source: Path | None, device: str | torch.device = "cpu") -> ImageEncoder:
+    """The encoder of a recipe: `source` is the folder of a trained one, or timm's weights file (None: the hub)."""
+    if encoder.timm is None:
+        assert source is not None
+        return SmallEncoder(load_vit(source, device), encoder.layer, encoder.block_size)
+    assert encoder.image_size is not None, "a timm encoder states the side of its input"
+    vit = load_timm(encoder.timm, encoder.image_size, source, device)
+    return TimmEncoder(vit, encoder.image_size, encoder.layer, encoder.block_size)
+
+
+def save_vit(folder: Path, vit: SmallViT, report: Mapping[str, Any]) -> None:
+    """Publish a trained ViT: weights.safetensors, and encoder.json with its sizes and the report of its training."""
+    weights = states.save_tensors(folder / "weights.safetensors", vit.state_dict())
+    states.publish(folder / "encoder.json", {"sizes": vit.sizes, "report": dict(report)}, {"weights": weights})
+
+
+def load_vit(folder: Path, device: str | torch.device = "cpu") -> SmallViT:
+    """The ViT of `save_vit`. UserError if a file is missing or was altered."""
+    manifest = states.read_json(folder / "encoder.json")
+    vit = SmallViT(**manifest["sizes"], generator=torch.Generator())
+    vit.load_state_dict(states.load_tensors(folder, manifest["payloads"]["weights"]))
+    return vit.to(device)
 
 
 def load_timm(name: str, image_size: int, weights: Path | None, device: str | torch.device = "cpu") -> nn.Module:

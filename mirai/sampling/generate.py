@@ -49,7 +49,7 @@ def sample_tokens(logits: Tensor, uniforms: Tensor, *, temperature: float, top_k
     return torch.searchsorted(cumulated, uniforms[:, None] * cumulated[:, -1:], right=True)[:, 0]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def generate(
     model: Transformer,
     labels: Tensor,

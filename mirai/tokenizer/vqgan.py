@@ -174,6 +174,7 @@ class VQGAN(nn.Module):
 
     def __init__(self, recipe: Tokenizer) -> None:
         super().__init__()
+        self.downsampling = recipe.downsampling
         self.encoder = Encoder(recipe)
         self.decoder = Decoder(recipe)
         self.quantize = Quantizer(recipe.codebook_size, recipe.codebook_dim)

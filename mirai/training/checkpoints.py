@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mirai.errors import UserError
 from mirai.experiments import paths
-from mirai.states import load_tensors, publish, read_json, save_tensors
+from mirai.states import is_published, load_tensors, publish, read_json, save_tensors, write_json
 from mirai.training.state import TrainState
 
 KEPT = 2  # progress points: the newest, and the one before it in case the newest is damaged
@@ -20,7 +20,7 @@ def save_progress(folder: Path, state: TrainState) -> None:
     """Keep the state inside a segment, then drop all but the last KEPT."""
     name = f"progress-{state.step:09d}"
     entry = save_tensors(folder / f"{name}.safetensors", state.tensors())
-    publish(folder / f"{name}.json", {"step": state.step}, {"state": entry})
+    write_json(folder / f"{name}.json", {"step": state.step, "payloads": {"state": entry}})
     for manifest in _progress(folder)[KEPT:]:
         manifest.unlink()
         manifest.with_suffix(".safetensors").unlink(missing_ok=True)
@@ -35,13 +35,12 @@ def save_final(key: str, state: TrainState, record: dict[str, Any]) -> None:
     tensors = state.tensors()
     content = {**record, "step": state.step}
     resume_entry = save_tensors(folder / "resume.safetensors", tensors)
-    if not paths.manifest("state", key).exists():
+    weights = paths.manifest("state", key)
+    publish(paths.resume(key), content, {"state": resume_entry})
+    if not is_published(weights):
         kept = {name: tensor for name, tensor in tensors.items() if name.startswith(("model/", "ema/"))}
         weights_entry = save_tensors(folder / "weights.safetensors", kept)
-        publish(paths.resume(key), content, {"state": resume_entry})
-        publish(paths.manifest("state", key), content, {"weights": weights_entry})
-    else:
-        publish(paths.resume(key), content, {"state": resume_entry})
+        publish(weights, content, {"weights": weights_entry})
     for manifest in _progress(folder):
         manifest.unlink()
     for payload in folder.glob("progress-*.safetensors"):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from mirai.errors import UserError
 
@@ -30,6 +31,12 @@ class Ranks:
         """All ranks reach this line before any goes on."""
         if self.world > 1:
             dist.barrier()
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean of a tensor over ranks, on all of them."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values / self.world
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is up on any rank, e.g. the signal that only one of them received."""

@@ -69,7 +69,7 @@ def train(
         state.load(found[1], found[0])
     first, last = state.step, stage.epoch * steps_per_epoch
     interval = min(LOG_EVERY, steps_per_epoch)
-    journal = Journal(folder / "log.jsonl" if ranks.writes else None, first, training.batch_size)
+    journal = Journal(folder / "log.jsonl", first, training.batch_size, ranks)
     bar = tqdm(total=last, initial=first, desc=f"train {stage.key}", unit="step", disable=not ranks.writes, mininterval=1)
     saved_at = time.monotonic()
 
@@ -101,22 +101,26 @@ def train(
             state.update_ema()
             state.step += 1
 
-            # Log
+            # Log; what decides here must be the same on all ranks
             journal.add({"loss": loss.detach(), **terms, **norms})
             bar.update()
-            asked = state.step % interval == 0 and ranks.any(stop_requested())
-            due = _save_is_due(state.step, saved_at, save_minutes, save_every_steps) or asked or state.step == last
-            if due or state.step % interval == 0:
+            looks_up = state.step % interval == 0 or state.step == last
+            stop = looks_up and ranks.any(stop_requested())
+            if save_every_steps is not None:
+                save = stop or state.step % save_every_steps == 0
+            else:
+                save = stop or (looks_up and ranks.any(time.monotonic() - saved_at > 60 * save_minutes))
+            if looks_up or save:
                 means = journal.write(state.step, state.step / steps_per_epoch, coefficient)
                 bar.set_postfix(loss=f"{means['loss']:.4f}")
                 _refuse_non_finite(means, state.step, active, folder)
 
             # Save
-            if due and state.step < last:
+            if save and state.step < last:
                 if ranks.writes:
                     save_progress(folder, state)
                 saved_at = time.monotonic()
-            if asked and state.step < last:
+            if stop and state.step < last:
                 raise Interrupted(f"stopped at step {state.step} of {last}, saved; the same command goes on from there")
 
     # Finish
@@ -187,12 +191,6 @@ def _autocast(stage: StateStage, ranks: Ranks) -> torch.autocast:
 def _cosine_progress(active: ActivePhase, step: int, steps_per_epoch: int) -> float | None:
     total = active.phase.learning_rate_over
     return None if total is None else step / (total * steps_per_epoch)
-
-
-def _save_is_due(step: int, saved_at: float, save_minutes: float, save_every_steps: int | None) -> bool:
-    if save_every_steps is not None:
-        return step % save_every_steps == 0
-    return time.monotonic() - saved_at > 60 * save_minutes
 
 
 def _refuse_non_finite(means: dict[str, float], step: int, active: ActivePhase, folder: Path) -> None:

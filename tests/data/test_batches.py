@@ -28,7 +28,7 @@ def test_a_set_that_divides_into_batches_is_covered_completely_in_changing_order
     settings = SETTINGS | {"num_images": 96}
     passes = [np.concatenate([batch_indices(p * 12 + k, **settings)[0] for k in range(12)]) for p in range(2)]
     assert all(sorted(images) == list(range(96)) for images in passes)
-    assert not np.array_equal(*passes)
+    assert not np.array_equal(passes[0], passes[1])
 
 
 def test_a_step_is_the_same_after_a_restart() -> None:

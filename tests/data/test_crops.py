@@ -80,14 +80,10 @@ def test_two_views_are_the_square_and_its_mirror_image() -> None:
 
 
 def test_only_the_ten_crop_enlarges_the_square() -> None:
-    sides = {
-        (256, 1.1, 10): 281, (384, 1.1, 10): 422, (256, 1.05, 10): 268, (384, 1.05, 10): 403, (256, 1.1, 2): 256, (256, 1.1, 1): 256,
-    }  # fmt: skip
-    for (resolution, crop_range, count), side in sides.items():
-        data = Data.model_validate(
-            {"name": "test", "source": "folder", "resolution": resolution, "crop_range": crop_range, "views": count}
-        )
+    for resolution, crop_range, side in ((256, 1.1, 281), (384, 1.1, 422), (256, 1.05, 268), (384, 1.05, 403)):
+        data = Data(name="test", source="folder", resolution=resolution, crop_range=crop_range)
         assert square_side(data) == side
+        assert square_side(data.model_copy(update={"views": 2})) == resolution
 
 
 def test_a_small_image_is_enlarged_and_keeps_its_middle() -> None:

@@ -61,9 +61,9 @@ def test_distant_parts_agree(side: int) -> None:
     assert np.abs(masks - masks[:, :, ::-1]).mean() < noise
     assert np.abs(tiles - np.roll(tiles, side // 2, axis=1)).mean() < noise
     assert np.abs(tiles - np.roll(tiles, side // 2, axis=2)).mean() < noise
-    house = np.abs(skylines - skylines[:, :1]).mean(-1) > 0.15  # unlike the sky above it
-    assert house[:, side // 2 - 2].all()
-    assert np.abs(squares_of("tree", images) - squares_of("tree", images)[:, :, ::-1]).mean() > noise
+    walls = np.abs(np.diff(skylines, axis=2)).sum(-1)  # where houses of different height meet
+    above, below = walls[:, : side // 2], walls[:, : side // 2 - 1 : -1]
+    assert np.corrcoef(above.ravel(), below.ravel())[0, 1] > 0.8
 
 
 def test_factors_are_bounded_and_missing_where_a_class_has_none() -> None:
@@ -83,16 +83,17 @@ def test_factors_are_bounded_and_missing_where_a_class_has_none() -> None:
 def test_factors_say_where_the_object_is_at_any_side() -> None:
     images = SceneSet(seed=0, split="features", count=100, side=64, resolution=64)
     values, _ = images.factors()
-    for index in np.flatnonzero(images.labels == CLASS_NAMES.index("tree")):
+    for index in np.flatnonzero(images.labels == CLASS_NAMES.index("tree")).tolist():
         square = images.square(index).astype(float)
         crown = np.abs(square[24] - square[24, 0]).sum(-1) > 60  # row at height 0.38, the crown's centre
         assert abs(np.flatnonzero(crown).mean() / 63 - values[index, 0]) < 0.02
 
 
-def test_pixels_of_the_first_scene_stay_what_they_are() -> None:
-    """A change of the drawing changes every number trained on scenes: raise the stages' REVISION with this value."""
-    means = [int(draw_scene(0, "train", index, 32)[0].astype(np.int64).sum()) for index in range(10)]
-    assert means == PIXEL_SUMS
+def test_pixels_of_the_first_scenes_stay_what_they_are() -> None:
+    """A change of the drawing changes every number trained on scenes: raise the stages' REVISION with these sums."""
+    wanted = [314001, 345032, 287336, 370899, 402496, 276208, 450758, 328633, 325451, 348814]
+    sums = [int(draw_scene(0, "train", index, 32)[0].astype(np.int64).sum()) for index in range(10)]
+    assert sums == pytest.approx(wanted, abs=3)  # another libm may round a pixel the other way
 
 
 def test_too_many_scenes_or_a_wrong_number_of_classes_is_refused() -> None:
@@ -102,6 +103,3 @@ def test_too_many_scenes_or_a_wrong_number_of_classes_is_refused() -> None:
         open_images(DATA.model_copy(update={"num_classes": 7}), "train")
     with pytest.raises(UserError, match="num_images"):
         open_images(DATA.model_copy(update={"num_images": None}), "train")
-
-
-PIXEL_SUMS = [0]
