@@ -6,11 +6,14 @@ import argparse
 import contextlib
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from mirai.errors import UserError
+
+Commands = Any  # what add_subparsers returns has no public type
 
 # command -> (kind of stage, what it does, what it reads, what it leaves in results/store/<kind>/<key>/)
 STAGE_COMMANDS = {
@@ -39,8 +42,12 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"mirai: {mistake}", file=sys.stderr)
             return 2
         except KeyboardInterrupt as interruption:
-            print(f"mirai: {interruption or 'interrupted; the same command goes on from what is saved'}", file=sys.stderr)
+            told = str(interruption) or "interrupted; the same command goes on from what is saved"
+            print(f"mirai: {told}", file=sys.stderr)
             return 130
+        except Exception:  # a bug of ours: its traceback belongs into the log too
+            traceback.print_exc()
+            return 1
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -63,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
         if name == "train":
             command.add_argument("--save-every-steps", type=int, help="a resume point every so many steps, not minutes")
         _add_log(command)
-        command.set_defaults(run=_make)
+        command.set_defaults(run=_make, kind=kind)
     _add_sample(commands)
     _add_report(commands)
     _add_export(commands)
@@ -71,17 +78,19 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command(commands: argparse._SubParsersAction, name: str, purpose: str, detail: str) -> argparse.ArgumentParser:  # type: ignore[type-arg]
+def _command(commands: Commands, name: str, purpose: str, detail: str) -> argparse.ArgumentParser:
     description = f"{purpose[0].upper()}{purpose[1:]}. {detail}"
     parser: argparse.ArgumentParser = commands.add_parser(name, help=purpose, description=description)
     return parser
 
 
 def _add_log(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--log", type=Path, help="also write what is printed to this file, one progress line at a time")
+    command.add_argument(
+        "--log", type=Path, help="also write what is printed to this file, one progress line at a time"
+    )
 
 
-def _add_plan(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
+def _add_plan(commands: Commands) -> None:
     command = _command(
         commands,
         "plan",
@@ -97,7 +106,7 @@ def _add_scale(command: argparse.ArgumentParser) -> None:
     command.add_argument("--scale", default="imagenet256", help="demo, digits, folder-<name>, imagenet256 (default)")
 
 
-def _add_sample(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
+def _add_sample(commands: Commands) -> None:
     command = _command(
         commands,
         "sample",
@@ -115,10 +124,10 @@ def _add_sample(commands: argparse._SubParsersAction) -> None:  # type: ignore[t
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--weights", choices=["raw", "ema"], default="raw")
     _add_log(command)
-    command.set_defaults(run=_sample)
+    command.set_defaults(run=_sample, kind="samples")
 
 
-def _add_report(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
+def _add_report(commands: Commands) -> None:
     table = _command(
         commands,
         "table",
@@ -146,7 +155,7 @@ def _add_report(commands: argparse._SubParsersAction) -> None:  # type: ignore[t
         command.set_defaults(run=run)
 
 
-def _add_export(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
+def _add_export(commands: Commands) -> None:
     command = _command(
         commands,
         "export",
@@ -161,7 +170,7 @@ def _add_export(commands: argparse._SubParsersAction) -> None:  # type: ignore[t
     command.set_defaults(run=_export)
 
 
-def _add_gc(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
+def _add_gc(commands: Commands) -> None:
     command = _command(
         commands,
         "gc",
@@ -185,10 +194,8 @@ def _make(options: argparse.Namespace) -> int:
     from mirai.launch import is_rank, run_ranks
 
     planned = lookup(options.key)
-    wanted = next(name for name, (kind, *_) in STAGE_COMMANDS.items() if kind == planned.stage.kind)
-    command = sys.argv[1] if len(sys.argv) > 1 else wanted
-    if command in STAGE_COMMANDS and command != wanted:
-        raise UserError(f"{options.key} is a {planned.stage.kind} stage; make it with `mirai {wanted} {options.key}`")
+    if planned.stage.kind != options.kind:
+        raise UserError(f"{options.key} is a {planned.stage.kind} stage, not a {options.kind} one")
     freeze(planned)
     ranks = load_site().ranks
     if planned.stage.kind == "state" and ranks > 1 and not is_rank():
@@ -207,7 +214,7 @@ def _sample(options: argparse.Namespace) -> int:
         return _make(options)
     if not options.classes or options.grid is None:
         raise UserError("mirai sample --state needs --classes and --grid")
-    from mirai.make import sample_picture
+    from mirai.analysis.report import sample_picture
 
     sample_picture(
         options.state,
@@ -243,7 +250,7 @@ def _summary(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from mirai.make import export_samples
+    from mirai.analysis.report import export_samples
 
     export_samples(options.key, npz=options.npz, png=options.png)
 
@@ -290,5 +297,5 @@ def _logged(path: Path | None) -> Iterator[None]:
     except OSError as error:
         print(f"mirai: cannot write the log {path}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
-    with log, contextlib.redirect_stdout(_Tee(sys.stdout, log)), contextlib.redirect_stderr(_Tee(sys.stderr, log)):  # type: ignore[type-var]
+    with log, contextlib.redirect_stdout(_Tee(sys.stdout, log)), contextlib.redirect_stderr(_Tee(sys.stderr, log)):
         yield

@@ -14,5 +14,13 @@ def is_rank() -> bool:
 
 def run_ranks(arguments: list[str], count: int) -> int:
     """Run `mirai <arguments>` as `count` local ranks -> exit code of the first that failed, or 0."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m", "mirai"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={count}",
+        "-m",
+        "mirai",
+    ]
     return subprocess.run([*command, *arguments], check=False).returncode

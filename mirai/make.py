@@ -33,18 +33,17 @@ from mirai.experiments.stages import (
     StateStage,
     TokenizerStage,
 )
-from mirai.foresight.encoder_training import save_encoder, train_encoder
-from mirai.foresight.encoders import ImageEncoder
+from mirai.foresight.encoder_training import train_encoder
+from mirai.foresight.encoders import ImageEncoder, open_encoder, save_vit
 from mirai.sampling.dump import sample_codes
 from mirai.states import Lock, build_once, is_published, publish, read_json, sha256, unseal
 from mirai.store import (
     decoded_samples,
+    encoder_source,
     folder_fingerprint,
-    open_encoder,
     open_features,
     open_image_set,
     open_state,
-    open_timm,
     open_tokenizer,
     set_numerics,
 )
@@ -67,17 +66,25 @@ def make(planned: Planned, *, save_every_steps: int | None = None) -> bool:
     if isinstance(stage, StateStage):
         return _train(stage, planned.parent, numerics, site, save_every_steps)
     _require_inputs(stage)
-    builders = {
-        TokenizerStage: _tokenizer,
-        CodesStage: _codes,
-        EncoderStage: _encoder,
-        FeaturesStage: _features,
-        ReferenceStage: _reference,
-        SamplesStage: _samples,
-        MetricsStage: _metrics,
-    }
-    return build_once(manifest, functools.partial(builders[type(stage)], stage, numerics, site))
+    return build_once(manifest, functools.partial(_build, stage, numerics, site))
 
+
+def _build(stage: Stage, numerics: Numerics, site: Site) -> None:
+    match stage:
+        case TokenizerStage():
+            _tokenizer(stage, numerics, site)
+        case CodesStage():
+            _codes(stage, numerics, site)
+        case EncoderStage():
+            _encoder(stage, numerics, site)
+        case FeaturesStage():
+            _features(stage, site)
+        case ReferenceStage():
+            _reference(stage, numerics, site)
+        case SamplesStage():
+            _samples(stage, numerics)
+        case MetricsStage():
+            _metrics(stage, numerics, site)
 
 
 def _require_inputs(stage: Stage) -> None:
@@ -85,9 +92,9 @@ def _require_inputs(stage: Stage) -> None:
         manifest = paths.manifest(needed.kind, needed.key)
         if not is_published(manifest):
             target = paths.manifest(stage.kind, stage.key)
-            raise UserError(f"{manifest} is missing or damaged; `snakemake --cores 2 {target}` makes all that is needed")
-
-
+            raise UserError(
+                f"{manifest} is missing or damaged; `snakemake --cores 2 {target}` makes all that is needed"
+            )
 
 
 def _tokenizer(stage: TokenizerStage, numerics: Numerics, site: Site) -> None:
@@ -100,7 +107,6 @@ def _tokenizer(stage: TokenizerStage, numerics: Numerics, site: Site) -> None:
     held_out = centre_images(open_image_set(stage.data, "validation", site, HELD_OUT))
     model, report = train_tokenizer(stage.tokenizer, images, held_out, device=numerics.device)
     save_tokenizer(paths.folder("tokenizer", stage.key), model, stage.tokenizer, report)
-
 
 
 def _codes(stage: CodesStage, numerics: Numerics, site: Site) -> None:
@@ -127,12 +133,13 @@ def _codes(stage: CodesStage, numerics: Numerics, site: Site) -> None:
 
 
 def _encoder(stage: EncoderStage, numerics: Numerics, site: Site) -> None:
-    manifest, training = paths.manifest("encoder", stage.key), stage.encoder.training
-    if training is None:  # timm's weights stay where the site keeps them; the manifest says that they are the right ones
-        assert stage.encoder.timm is not None
-        source = site.weights_file(stage.encoder.timm)
-        open_timm(stage, site, "cpu")
-        publish(manifest, {"timm": stage.encoder.timm, "sha256": sha256(source)})
+    folder, training = paths.folder("encoder", stage.key), stage.encoder.training
+    if (
+        training is None
+    ):  # timm's weights stay where the site keeps them; the manifest says that they are the right ones
+        source = encoder_source(stage, site)
+        open_encoder(stage.encoder, source)
+        publish(paths.manifest("encoder", stage.key), {"timm": stage.encoder.timm, "sha256": sha256(source)})
         return
     images = open_image_set(stage.data, "encoder", site, training.num_images)
     vit, report = train_encoder(
@@ -143,14 +150,10 @@ def _encoder(stage: EncoderStage, numerics: Numerics, site: Site) -> None:
         num_classes=len(images.class_names),
         device=numerics.device,
     )
-    save_encoder(manifest, vit, training, report)
+    save_vit(folder, vit, report)
 
 
-
-
-def _train(
-    stage: StateStage, parent: str | None, numerics: Numerics, site: Site, save_every_steps: int | None
-) -> bool:
+def _train(stage: StateStage, parent: str | None, numerics: Numerics, site: Site, save_every_steps: int | None) -> bool:
     weights, resume = paths.manifest("state", stage.key), paths.resume(stage.key)
     codes_stage = stage.codes_stage()
     with ranks_of(numerics.device) as ranks, contextlib.ExitStack() as stack:
@@ -163,10 +166,11 @@ def _train(
             print(f"parent state {parent} is not there: training from step 0, to the same bits", file=sys.stderr)
 
         def encoder_of(foresight: Foresight) -> ImageEncoder:
+            assert foresight.encoder is not None
             phase = next(phase for phase in stage.timeline if phase.foresight == foresight)
             encoder_stage = stage.encoder_stage(phase)
             assert encoder_stage is not None
-            return open_encoder(encoder_stage, foresight, site, ranks.device)
+            return open_encoder(foresight.encoder, encoder_source(encoder_stage, site), ranks.device)
 
         train(
             stage,
@@ -185,19 +189,18 @@ def _train(
         return True
 
 
-
-
-def _samples(stage: SamplesStage, numerics: Numerics, site: Site) -> None:
+def _samples(stage: SamplesStage, numerics: Numerics) -> None:
     model = open_state(stage.state, stage.sampling.weights, numerics)
     sample_codes(
         paths.folder("samples", stage.key),
         model,
         stage.sampling,
         state_key=stage.state.key,
+        device=numerics.device,
     )
 
 
-def _features(stage: FeaturesStage, numerics: Numerics, site: Site) -> None:
+def _features(stage: FeaturesStage, site: Site) -> None:
     recipe, manifest = stage.features, paths.manifest("features", stage.key)
     if recipe.kind == "inception":
         source = site.weights_file("inception")
@@ -213,7 +216,6 @@ def _features(stage: FeaturesStage, numerics: Numerics, site: Site) -> None:
     save_network(manifest, network, recipe, report)
 
 
-
 def _reference(stage: ReferenceStage, numerics: Numerics, site: Site) -> None:
     network = open_features(stage.features_stage(), site, numerics.device)
     content: dict[str, object] = {"features": stage.features_stage().key}
@@ -227,7 +229,6 @@ def _reference(stage: ReferenceStage, numerics: Numerics, site: Site) -> None:
         reference = build_reference(network, pictures)
         content |= {"images": len(images), "coherence": coherence(pictures, images.labels, images.class_names)}
     save_reference(paths.manifest("reference", stage.key), reference, content)
-
 
 
 def _metrics(stage: MetricsStage, numerics: Numerics, site: Site) -> None:

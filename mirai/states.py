@@ -174,12 +174,19 @@ class Lock:
             self._file.seek(0)
             owner = self._file.read().strip() or "another process"
             self._file.close()
-            raise UserError(f"{self.path.parent} is being written by {owner}; wait for it or stop it, then run the same command again") from None
-        self._file.truncate(0)
-        self._file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
-        self._file.flush()
+            raise UserError(
+                f"{self.path.parent} is being written by {owner}; wait for it or stop it, then run the same command again"
+            ) from None
+        try:
+            self._file.truncate(0)
+            self._file.write(
+                f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n"
+            )
+            self._file.flush()
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror}") from error
         for leftover in self.path.parent.glob(".*.tmp"):
-            leftover.unlink()
+            leftover.unlink(missing_ok=True)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -13,12 +13,10 @@ from mirai.data.images import ImageSet, Split, open_images
 from mirai.evaluation.features import Inception
 from mirai.evaluation.network import load_network
 from mirai.experiments import paths
-from mirai.experiments.recipe import Data, Foresight
+from mirai.experiments.recipe import Data
 from mirai.experiments.scale import Numerics
 from mirai.experiments.site import Site
 from mirai.experiments.stages import EncoderStage, FeaturesStage, SamplesStage, StateStage, TokenizerStage
-from mirai.foresight.encoder_training import load_encoder
-from mirai.foresight.encoders import ImageEncoder, SmallEncoder, TimmEncoder, load_timm
 from mirai.models.transformer import Transformer
 from mirai.models.weights import load_model
 from mirai.sampling.dump import load_samples
@@ -55,22 +53,11 @@ def open_tokenizer(stage: TokenizerStage, device: str) -> VQGAN:
     return load_tokenizer(paths.folder("tokenizer", stage.key)).to(device)
 
 
-def open_timm(stage: EncoderStage, site: Site, device: str | torch.device) -> torch.nn.Module:
-    """The timm ViT of an encoder stage with the weights that the site has."""
-    assert stage.encoder.timm is not None
-    assert stage.encoder.image_size is not None
-    return load_timm(stage.encoder.timm, stage.encoder.image_size, site.weights_file(stage.encoder.timm), device)
-
-
-def open_encoder(stage: EncoderStage, foresight: Foresight, site: Site, device: str | torch.device) -> ImageEncoder:
-    """The encoder behind a phase's targets, read at the block and through the mask that the foresight says."""
-    recipe = foresight.encoder
-    assert recipe is not None
-    if recipe.timm is not None:
-        assert recipe.image_size is not None
-        return TimmEncoder(open_timm(stage, site, device), recipe.image_size, recipe.layer, recipe.block_size)
-    vit = load_encoder(paths.manifest("encoder", stage.key)).to(device)
-    return SmallEncoder(vit, recipe.layer, recipe.block_size)
+def encoder_source(stage: EncoderStage, site: Site) -> Path:
+    """Where an encoder's weights are: a timm model's file, as the site says, or the folder of one trained here."""
+    if stage.encoder.timm is not None:
+        return site.weights_file(stage.encoder.timm)
+    return paths.folder("encoder", stage.key)
 
 
 def open_features(stage: FeaturesStage, site: Site, device: str) -> torch.nn.Module:
@@ -97,4 +84,4 @@ def decoded_samples(stage: SamplesStage, numerics: Numerics) -> tuple[np.ndarray
     """Pixels (n,S,S,3) uint8 and labels (n,) of a finished samples stage."""
     codes, labels = load_samples(paths.folder("samples", stage.key))
     tokenizer = open_tokenizer(stage.state.codes_stage().tokenizer_stage(), numerics.device)
-    return decode_images(tokenizer, codes), labels
+    return decode_images(tokenizer, codes.numpy(), progress=True), labels.numpy()

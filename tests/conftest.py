@@ -80,7 +80,7 @@ def write_grid(project: Path) -> WriteGrid:
     def write(*rows: dict[str, Any], name: str = "own", **keys: Any) -> str:
         labelled = [{"label": f"row {number}", **row} for number, row in enumerate(rows)]
         content = {"title": "A test's grid", **keys, "rows": labelled}
-        (project / "experiments" / f"{name}.yaml").write_text(yaml.safe_dump(content))
+        (project / "experiments" / f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
         return name
 
     return write

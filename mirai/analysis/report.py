@@ -50,8 +50,9 @@ def _draw_samples(grid: Grid, numerics: Numerics, path: Path) -> None:
     rows = []
     for row in grid.available():
         stage = row_metrics(row)[0].samples
-        codes, labels = load_samples(paths.folder("samples", stage.key))
-        classes = np.unique(labels)[:MAX_CLASSES]
+        codes, labels = (part.numpy() for part in load_samples(paths.folder("samples", stage.key)))
+        numbers, counts = np.unique(labels, return_counts=True)
+        classes = numbers[counts >= PER_CLASS][:MAX_CLASSES]
         chosen = [index for number in classes for index in np.flatnonzero(labels == number)[:PER_CLASS]]
         tokenizer = open_tokenizer(stage.state.codes_stage().tokenizer_stage(), numerics.device)
         rows.append((_label(row), decode_images(tokenizer, codes[chosen])))
@@ -66,15 +67,15 @@ def _draw_token_maps(grid: Grid, numerics: Numerics, path: Path) -> None:
     images = open_image_set(first.data, "validation", load_site(), MAP_IMAGES)
     pictures = centre_images(images)
     tokenizer = open_tokenizer(first.codes_stage().tokenizer_stage(), numerics.device)
-    layer = ALIGNED_TWELFTH * first.model.num_layers // 12
     maps = []
     with torch.inference_mode():
         tokens = tokenizer.encode(to_float(torch.from_numpy(pictures).to(numerics.device)))  # (M,N)
         labels = torch.from_numpy(images.labels).to(numerics.device)
         for row, state in zip(grid.available(), states, strict=True):
+            layer = ALIGNED_TWELFTH * state.model.num_layers // 12
             hidden = open_state(state, "raw", numerics).hidden_states(tokens[:, :-1], labels, layer)  # (M,N,D)
             maps.append((_label(row), hidden.float().cpu().numpy()))
-    token_map_figure(path, pictures, maps, grid_side=first.grid_side, seed=0, layer=layer)
+    token_map_figure(path, pictures, maps, grid_side=first.grid_side, seed=0, layer=ALIGNED_TWELFTH)
 
 
 def sample_picture(
@@ -89,13 +90,15 @@ def sample_picture(
     path: Path,
 ) -> None:
     """Draw `rows` samples of each class from a trained state into one picture, a column per class."""
+    if path.suffix != ".png":
+        raise UserError(f"--grid {path}: the picture is written as PNG; give a name that ends in .png")
     planned = lookup(state_key)
     stage, numerics = planned.stage, load_scale(planned.scale).numerics
     if not isinstance(stage, StateStage):
         raise UserError(f"{state_key} is a {stage.kind} stage, not a state")
     if not is_published(paths.manifest("state", state_key)):
         raise UserError(f"state {state_key} is not trained yet; `mirai train {state_key}` or Snakemake does that")
-    _set_numerics(numerics)
+    set_numerics(numerics)
     model = open_state(stage, weights, numerics)
     wrong = [number for number in classes if not 0 <= number < model.num_classes]
     if wrong:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import statistics
 from dataclasses import dataclass
 from typing import Any
@@ -26,11 +27,11 @@ HEADINGS = {"fid": "FID↓", "sfid": "sFID↓", "inception_score": "IS↑", "pre
 
 @dataclass(frozen=True)
 class Measured:
-    """One metric of a row: mean and standard deviation over seeds, and the spread over resamplings of one state."""
+    """One metric of a row: mean and standard deviation over seeds, and over random halves of one state's samples."""
 
     mean: float
     over_seeds: float | None
-    over_resamplings: float | None
+    over_halves: float | None
 
 
 def write_table(grid: Grid) -> None:
@@ -64,17 +65,19 @@ def record(grid: Grid, row: Row) -> dict[str, Cell]:
         measured = summary(documents, metric)
         result[metric] = measured.mean
         result[f"{metric}_sd_over_seeds"] = measured.over_seeds
-        result[f"{metric}_sd_over_resamplings"] = measured.over_resamplings
+        result[f"{metric}_sd_over_halves"] = measured.over_halves
         result[f"{metric}_change_percent"] = change(grid, row, metric)
         if metric in row.paper:
             result[f"paper_{metric}"] = row.paper[metric]
             result[f"paper_{metric}_change_percent"] = _percent(row.paper[metric], paper_baseline.get(metric))
             if grid.scale == paths.PAPER_SCALE:
                 result[f"{metric}_minus_paper"] = measured.mean - row.paper[metric]
-    for name in documents[0].get("coherence", {}):
-        result[name] = statistics.fmean(document["coherence"][name] for document in documents)
+    for name, floor in documents[0]["coherence_of_reference"].items():
+        result[name] = statistics.fmean(document["coherence"][name]["mean"] for document in documents)
+        result[f"{name}_of_reference"] = floor["mean"]
     result["states"] = " ".join(stage.samples.state.key for stage in row_metrics(row))
-    result["layouts"] = "mixed" if len({document["numerics"] for document in documents}) > 1 else None
+    layouts = {json.dumps(document["state_numerics"], sort_keys=True) for document in documents}
+    result["note"] = "states of different numerics" if len(layouts) > 1 else None
     return result
 
 
@@ -84,13 +87,13 @@ def metrics_of(runs: tuple[Run, ...]) -> list[dict[str, Any]]:
 
 
 def summary(documents: list[dict[str, Any]], metric: str) -> Measured:
-    """Mean over seeds with both spreads; the resampling spread is the mean of the seeds' own."""
-    values = [document["metrics"][metric] for document in documents]
+    """Mean over seeds with both spreads; the one over halves is the mean of the seeds' own."""
+    values = [document[metric] for document in documents]
     spreads = [document["spread"][metric] for document in documents if metric in document["spread"]]
     return Measured(
         mean=statistics.fmean(values),
         over_seeds=statistics.stdev(values) if len(values) > 1 else None,
-        over_resamplings=statistics.fmean(spreads) if spreads else None,
+        over_halves=statistics.fmean(spreads) if spreads else None,
     )
 
 
@@ -139,18 +142,27 @@ def _markdown_cells(grid: Grid, row: Row, metrics: list[str], cited: list[str]) 
     axes = [str(row.axes.get(name, "–")) for name in grid.columns]
     paper = [f"{row.paper[metric]:g}" if metric in row.paper else "–" for metric in cited]
     if row.unavailable is not None:
-        return [row.label, *axes, *["not at this scale"] * len(metrics), *["–"] * len(cited), *paper, *["–"] * len(cited)]
+        return [
+            row.label,
+            *axes,
+            *["not at this scale"] * len(metrics),
+            *["–"] * len(cited),
+            *paper,
+            *["–"] * len(cited),
+        ]
     documents = metrics_of(row.runs)
     baseline = _paper_baseline(grid, row)
     values = [_shown(metric, summary(documents, metric)) for metric in metrics]
     ours = [_signed(change(grid, row, metric)) for metric in cited]
-    theirs = [_signed(_percent(row.paper[metric], baseline.get(metric)) if metric in row.paper else None) for metric in cited]
+    theirs = [
+        _signed(_percent(row.paper[metric], baseline.get(metric)) if metric in row.paper else None) for metric in cited
+    ]
     return [row.label, *axes, *values, *ours, *paper, *theirs]
 
 
 def _shown(metric: str, measured: Measured) -> str:
     digits = 3 if metric in ("precision", "recall") else 2
-    spread = measured.over_seeds if measured.over_seeds is not None else measured.over_resamplings
+    spread = measured.over_seeds if measured.over_seeds is not None else measured.over_halves
     return f"{measured.mean:.{digits}f}" + (f" ± {spread:.{digits}f}" if spread is not None else "")
 
 
@@ -164,9 +176,11 @@ def _footnote(grid: Grid) -> str:
     spread = (
         f"mean ± standard deviation over {len(grid.seeds)} seeds"
         if len(grid.seeds) > 1
-        else "one seed; ± is the spread over resamplings of one state's samples and says nothing about other seeds"
+        else "one seed; ± is over random halves of one state's samples and says nothing about other seeds"
     )
-    encoders = sorted({r.foresight.encoder.name for row in grid.available() for r in row.runs if r.foresight and r.foresight.encoder})
+    encoders = sorted(
+        {r.foresight.encoder.name for row in grid.available() for r in row.runs if r.foresight and r.foresight.encoder}
+    )
     parts = [
         f"Scale {grid.scale}: {spread}.",
         f"{documents[0]['num_samples']} samples against {documents[0]['num_reference']} references, features of: {evaluation.features.name}.",

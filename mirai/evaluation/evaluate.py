@@ -88,18 +88,18 @@ def _spread(
     seed: int,
     progress: bool,
 ) -> dict[str, float]:
-    """Standard deviation of each metric over `resamplings` random halves of the samples; empty below two draws.
+    """Standard deviation of each metric over `halves` random halves of the samples; empty below two draws.
 
     A half drawn without replacement varies around the full set as the full set varies around the truth, since
     (1 - 1/2) / (n/2) = 1/n: for a mean this is its standard error, no factor needed. No sample comes twice, which
     would bias a Frechet distance and shrink the manifold. A Frechet distance close to that of two sets of real images
     is quadratic in the noise, and its spread is overstated there (twice). The training's seed is not covered.
     """
-    if recipe.resamplings < 2:
+    if recipe.halves < 2:
         return {}
     half = len(features) // 2
     draws = []
-    for draw in tqdm(range(recipe.resamplings), desc="spread", unit="half", disable=not progress):
+    for draw in tqdm(range(recipe.halves), desc="spread", unit="half", disable=not progress):
         chosen = np.sort(stream(seed, "evaluation-half", draw).permutation(len(features))[:half])
         draws.append(_metrics(features.take(chosen), reference, reference_radii, recipe))
     return {name: float(np.std([metrics[name] for metrics in draws], ddof=1)) for name in draws[0]}

@@ -38,7 +38,7 @@ def build_reference(network: nn.Module, images: np.ndarray, *, progress: bool = 
     require_enough(len(images), probe.pooled.shape[1], "reference statistics")
     require_enough(len(images), probe.spatial.shape[1], "spatial reference statistics")
     features = extract(network, images, progress=progress, what="reference images")
-    return Reference(feature_statistics(features.pooled), feature_statistics(features.spatial), features.spatial)
+    return Reference(feature_statistics(features.pooled), feature_statistics(features.spatial), features.pooled)
 
 
 def save_reference(manifest: Path, reference: Reference, content: Mapping[str, Any]) -> None:

@@ -25,6 +25,4 @@ def arm_foresight(arm: Arm, *, encoder: Encoder, head: Head) -> Foresight | None
         case "mirai-e":  # Fig. 4: K = 3, i.e. current, right, below (Table 5)
             return Foresight(source="ema", offsets=grid_offsets(3), layer=8, head=head, schedule=step)
         case "output-level":  # Table 1, rows "Output", with the schedule of Mirai-E as "same setup" (reading 9.14)
-            return Foresight(
-                level="output", source=None, offsets=grid_offsets(3), layer=None, head=None, schedule=step
-            )
+            return Foresight(level="output", source=None, offsets=grid_offsets(3), layer=None, head=None, schedule=step)

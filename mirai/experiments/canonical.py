@@ -66,6 +66,6 @@ def canonical_encoder(encoder: Encoder, grid_side: int) -> Encoder:
         if training.objective != "mae":
             neutral["mask_ratio"] = type(training).model_fields["mask_ratio"].default
         if training.objective == "none":
-            neutral |= {"steps": 0, "batch_size": 1, "learning_rate": 1.0, "num_images": 1}
+            neutral |= {"steps": 0, "batch_size": 1, "learning_rate": 1.0}
         update["training"] = training.model_copy(update=neutral)
     return encoder.model_copy(update=update)

@@ -117,7 +117,9 @@ def load_grid(name: str, scale_name: str) -> Grid:
     file = validate(GridFile, read_yaml(path), str(path))
     for column in file.columns:
         if column not in Point.model_fields:
-            raise UserError(f"{path}: columns names '{column}', which is no axis; axes are {', '.join(Point.model_fields)}")
+            raise UserError(
+                f"{path}: columns names '{column}', which is no axis; axes are {', '.join(Point.model_fields)}"
+            )
     scale = load_scale(scale_name)
     rows = [
         _row(row, point, file, scale, f"{path}: row '{row.label}'")
@@ -159,15 +161,16 @@ def _row(row: RowFile, own: Point, file: GridFile, scale: Scale, where: str) -> 
         if getattr(point, axis) is None:
             raise UserError(f"{where}: {axis} is null, and every run has one; remove it or give a value")
     axes = {name: _shown(getattr(point, name)) for name in file.columns if getattr(point, name) is not None}
+    paper = {str(metric): value for metric, value in row.paper.items()}
     unavailable = _unavailable(point, scale, where)
     if unavailable is not None:
-        return Row(label=row.label, axes=axes, paper=dict(row.paper), unavailable=unavailable)
+        return Row(label=row.label, axes=axes, paper=paper, unavailable=unavailable)
     runs = tuple(_run(point, scale, seed, where) for seed in file.seeds)
     baselines = tuple(canonical_run(run.model_copy(update={"foresight": None})) for run in runs)
     encoder = runs[0].foresight.encoder.name if runs[0].foresight and runs[0].foresight.encoder else None
     if encoder is not None and "encoder" in file.columns:
         axes["encoder"] = encoder  # the concrete name: a stand-in is never called DINOv2
-    return Row(label=row.label, axes=axes, paper=dict(row.paper), runs=runs, baselines=baselines)
+    return Row(label=row.label, axes=axes, paper=paper, runs=runs, baselines=baselines)
 
 
 def _shown(value: Any) -> str | int | float:
@@ -205,10 +208,10 @@ def _run(point: Point, scale: Scale, seed: int, where: str) -> Run:
     assert point.size is not None
     assert point.epochs is not None
     size = scale.sizes[point.size]
-    training = {"seed": seed, "lr_schedule": size.lr_schedule}
+    training: dict[str, Any] = {"seed": seed, "lr_schedule": size.lr_schedule}
     if point.learning_rate is not None:
         training["learning_rate"] = point.learning_rate
-    sampling = {"guidance": size.guidance if point.guidance is None else point.guidance}
+    sampling: dict[str, Any] = {"guidance": size.guidance if point.guidance is None else point.guidance}
     if point.weights is not None:
         sampling["weights"] = point.weights
     try:
@@ -241,11 +244,7 @@ def _foresight(point: Point, scale: Scale, size: Size, where: str) -> Foresight 
     if point.teacher_layer is not None:
         update["teacher_layer"] = _block(point.teacher_layer, depth, "teacher_layer", where)
     update |= _positions(point, base, where)
-    update |= {
-        name: value
-        for name in ("ema_slot_shift", "borders")
-        if (value := getattr(point, name)) is not None
-    }
+    update |= {name: value for name in ("ema_slot_shift", "borders") if (value := getattr(point, name)) is not None}
     schedule = base.schedule if point.schedule is None else point.schedule
     if point.schedule is not None and "warmup_epochs" not in point.schedule.model_fields_set:
         schedule = schedule.model_copy(update={"warmup_epochs": base.schedule.warmup_epochs})

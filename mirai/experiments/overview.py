@@ -8,6 +8,7 @@ from collections import defaultdict
 from mirai.experiments import paths
 from mirai.experiments.grid import Grid
 from mirai.experiments.plan import lookup, plan_grid, row_metrics
+from mirai.experiments.recipe import Cosine
 from mirai.experiments.stages import Phase, Stage, StateStage
 from mirai.states import is_published
 
@@ -21,8 +22,11 @@ def describe(phase: Phase) -> str:
         source = "output-level"
     else:
         source = "mirai-e" if foresight.encoder is None else f"mirai-i {foresight.encoder.name}"
-    coefficient = phase.coefficient
-    value = f"{coefficient:g}" if isinstance(coefficient, float) else f"cosine {coefficient.start:g}→{coefficient.end:g}"  # type: ignore[union-attr]
+    match phase.coefficient:
+        case Cosine() as cosine:
+            value = f"cosine {cosine.start:g}→{cosine.end:g}"
+        case constant:
+            value = f"{constant:g}"
     return f"{source} layer {foresight.layer} K={len(foresight.offsets)} λ={value} {phase.epochs}"
 
 
@@ -49,11 +53,12 @@ def print_tree(grid_name: str, scale_name: str) -> None:
         if row.unavailable is not None:
             print(f"  not at this scale: {row.label} ({row.unavailable})")
     _print_children(None, children, labels, "")
+    epochs = {state.key: state.epoch for states in children.values() for state in states.values()}
     trained = sum(
-        state.epoch - (0 if parent is None else lookup(parent).stage.epoch)  # type: ignore[attr-defined]
+        epochs[key] - (0 if parent is None else epochs[parent])
         for parent, states in children.items()
-        for state in states.values()
-        if not is_published(paths.manifest("state", state.key))
+        for key in states
+        if not is_published(paths.manifest("state", key))
     )
     alone = sum(row.runs[0].epochs * len(row.runs) for row in grid.available())
     print(f"{trained} epochs to train; one run per row would be {alone}")

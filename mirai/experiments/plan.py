@@ -10,6 +10,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mirai.errors import UserError
 from mirai.experiments import paths
@@ -86,7 +87,12 @@ def freeze(planned: Planned) -> Path:
     stage = planned.stage
     path = paths.frozen(stage.kind, stage.key)
     if not path.exists():
-        content = {"kind": stage.kind, "key": stage.key, "scale": planned.scale, "recipe": stage.model_dump(mode="json")}
+        content: dict[str, Any] = {
+            "kind": stage.kind,
+            "key": stage.key,
+            "scale": planned.scale,
+            "recipe": stage.model_dump(mode="json"),
+        }
         if isinstance(stage, StateStage):
             parent = parent_state(stage, planned.scale)
             content["parent_epoch"] = None if parent is None else parent.epoch

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 
 class Recipe(BaseModel):
@@ -26,7 +26,9 @@ class Data(Recipe):
     num_classes: PositiveInt | None = None  # None: as many as the folder has
     num_images: PositiveInt | None = None  # scenes only: how many training scenes are drawn
     seed: NonNegativeInt = 0  # scenes only: the stream of the training scenes
-    crop_range: float = Field(default=1.1, ge=1.0, le=2.0)  # ADM centre crop to int(resolution * crop_range), reading 9.13
+    crop_range: float = Field(
+        default=1.1, ge=1.0, le=2.0
+    )  # ADM centre crop to int(resolution * crop_range), reading 9.13
     views: Literal[1, 2, 10] = 10  # centre | centre and its flip | torchvision's ten crop
     corrupt_images: Literal["skip", "refuse"] = "refuse"  # folder only; skipped files are counted in the manifest
 
@@ -123,7 +125,9 @@ class Encoder(Recipe):
     name: str  # what a table prints; a stand-in never carries the name of what it stands for
     timm: str | None = None  # timm model name
     training: EncoderTraining | None = None
-    image_size: PositiveInt | None = None  # timm: side of its input; None for a small ViT, which takes the image as it is
+    image_size: PositiveInt | None = (
+        None  # timm: side of its input; None for a small ViT, which takes the image as it is
+    )
     layer: PositiveInt | None = None  # block whose raw output is the target; None: last block after the final norm
     block_size: PositiveInt | None = None  # block-causal attention (Fig. 3); None: full attention
 
@@ -132,7 +136,9 @@ class Encoder(Recipe):
         if (self.timm is None) == (self.training is None):
             raise ValueError("an encoder has either `timm` (a model name) or `training`, not both")
         if (self.timm is None) != (self.image_size is None):
-            raise ValueError("`image_size` goes with `timm`, and only there: what is trained here takes images as they are")
+            raise ValueError(
+                "`image_size` goes with `timm`, and only there: what is trained here takes images as they are"
+            )
         depth = self.training and self.training.num_layers
         if depth and self.layer and self.layer > depth:
             raise ValueError(f"encoder layer {self.layer} is above the encoder's depth {depth}")
@@ -150,7 +156,9 @@ class Schedule(Recipe):
     def _values(self) -> Self:
         wanted = {"constant": 1, "step": 2, "thirds": 3, "cosine": 2}[self.kind]
         if len(self.values) != wanted or min(self.values) < 0:
-            raise ValueError(f"a {self.kind} schedule takes {wanted} value(s) of lambda, none negative; got {self.values}")
+            raise ValueError(
+                f"a {self.kind} schedule takes {wanted} value(s) of lambda, none negative; got {self.values}"
+            )
         return self
 
 
@@ -194,7 +202,9 @@ class Foresight(Recipe):
             raise ValueError(f"`offsets` must name at least one position and none twice; got {self.offsets}")
         for down, right in self.offsets:
             if down < 0 or (down == 0 and right < 0) or (self.layout == "1D" and down != 0):
-                raise ValueError(f"offset ({down}, {right}) is not foresight: it must not lie before the current position")
+                raise ValueError(
+                    f"offset ({down}, {right}) is not foresight: it must not lie before the current position"
+                )
         return self
 
 
@@ -204,7 +214,9 @@ class Training(Recipe):
     batch_size: PositiveInt  # global, over all ranks
     epoch_images: PositiveInt | None = None  # virtual epoch: the unit only; None: the whole data set
     learning_rate: PositiveFloat = 1e-4
-    lr_schedule: Literal["constant", "cosine"] = "constant"  # cosine: per step to 0 over the run's epochs (reading 9.12)
+    lr_schedule: Literal["constant", "cosine"] = (
+        "constant"  # cosine: per step to 0 over the run's epochs (reading 9.12)
+    )
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = Field(default=0.05, ge=0)
     clip_norm: PositiveFloat = 1.0
@@ -250,9 +262,19 @@ class FeatureNetwork(Recipe):
 
     @model_validator(mode="after")
     def _trained(self) -> Self:
-        values = (self.targets, self.width, self.spatial_channels, self.steps, self.batch_size, self.learning_rate, self.num_images)
+        values = (
+            self.targets,
+            self.width,
+            self.spatial_channels,
+            self.steps,
+            self.batch_size,
+            self.learning_rate,
+            self.num_images,
+        )
         if (self.kind == "trained") != all(value is not None for value in values):
-            raise ValueError("a trained feature network states targets, width, spatial_channels and its training; inception none of them")
+            raise ValueError(
+                "a trained feature network states targets, width, spatial_channels and its training; inception none of them"
+            )
         return self
 
 
@@ -264,7 +286,15 @@ class Evaluation(Recipe):
     num_reference: PositiveInt  # images behind the manifold, and, without a published file, behind the statistics
     is_split_size: PositiveInt = 5000
     neighbours: PositiveInt = 3  # k of precision and recall
-    resamplings: int = Field(default=0, ge=0)  # bootstrap draws behind the printed spread of one state
+    halves: int = Field(default=0, ge=0)  # random halves of the samples behind the printed spread of one state; not 1
+
+
+    @field_validator("halves")
+    @classmethod
+    def _some_halves(cls, halves: int) -> int:
+        if halves == 1:
+            raise ValueError("one half has no spread; 0 for none, or at least 2")
+        return halves
 
 
 class Run(Recipe):

@@ -1,8 +1,8 @@
 """LlamaGen's class-conditional transformer, with the reference's state_dict.
 
 Slots: 0 holds the class, s >= 1 holds token x_s (1-based) and predicts x_{s+1}. Training runs forward on
-[class, x_1 .. x_{N-1}]; sampling runs `prefill` and then `decode_step` slot by slot. Dropout, in train mode, is the only
-use of torch's global generator. Letters: B batch, N tokens of an image, T slots, V codes, D width.
+[class, x_1 .. x_{N-1}]; sampling runs `prefill` and then `decode_step` slot by slot. Dropout, in train mode, is the
+only use of torch's global generator. Letters: B batch, N tokens of an image, T slots, V codes, D width.
 """
 
 from __future__ import annotations
@@ -12,7 +12,17 @@ from torch import Tensor, nn
 
 from mirai.experiments import recipe
 from mirai.models.cache import KVCache
-from mirai.models.layers import CLASS_CELL, AttentionKernel, Block, Embedding, Linear, RMSNorm, at_least_float32, rope_table
+from mirai.models.layers import (
+    CLASS_CELL,
+    NORM_EPS,
+    AttentionKernel,
+    Block,
+    Dropout,
+    Embedding,
+    Linear,
+    at_least_float32,
+    rope_table,
+)
 from mirai.randomness import torch_generator
 
 INIT_STD = 0.02
@@ -31,7 +41,7 @@ class ClassEmbedding(nn.Module):
 
 
 def drop_labels(labels: Tensor, dropped: Tensor, null_class: int) -> Tensor:
-    """Labels (B,) with the null class where `dropped` (B,) is true: the rows that teach the unconditional half of guidance."""
+    """Labels (B,) with the null class where `dropped` (B,) is true: these rows teach guidance's unconditional half."""
     return torch.where(dropped, null_class, labels)
 
 
@@ -51,13 +61,13 @@ class Transformer(nn.Module):
         self.model, self.num_classes, self.codebook_size, self.grid_side = model, num_classes, codebook_size, grid_side
         self.cls_embedding = ClassEmbedding(num_classes, model.width)
         self.tok_embeddings = Embedding(codebook_size, model.width)
-        self.token_dropout = nn.Dropout(model.token_dropout)
+        self.token_dropout = Dropout(model.token_dropout)
         ffn_hidden = -(-(8 * model.width // 3) // model.ffn_multiple) * model.ffn_multiple  # 2/3 * 4D, rounded up
         dropouts = (model.attention_dropout, model.ffn_dropout)
         self.layers = nn.ModuleList(
             Block(model.width, model.num_heads, ffn_hidden, dropouts, attention) for _ in range(model.num_layers)
         )
-        self.norm = RMSNorm(model.width)
+        self.norm = nn.RMSNorm(model.width, eps=NORM_EPS)
         self.output = Linear(model.width, codebook_size)
         cells = torch.arange(CLASS_CELL, self.num_tokens)  # slot -> raster cell of the token it holds, N+1 slots
         self.register_buffer("cells", cells, persistent=False)
@@ -128,8 +138,8 @@ class Transformer(nn.Module):
     def new_cache(self, batch: int) -> KVCache:
         """A cache for sampling `batch` images (twice that under guidance); x_N is never fed back: N slots."""
         heads, weight = self.model.num_heads, self.norm.weight
-        head_width = self.model.width // heads
-        return KVCache.allocate(len(self.layers), batch, heads, self.num_tokens, head_width, weight.dtype, weight.device)
+        shape = (len(self.layers), self.num_tokens, batch, heads, self.model.width // heads)
+        return KVCache(weight.new_empty(shape), weight.new_empty(shape))
 
     def prefill(self, labels: Tensor, cache: KVCache) -> Tensor:
         """Start a batch of samples: labels (B,) -> logits (B,V) of x_1."""

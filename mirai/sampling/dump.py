@@ -1,8 +1,8 @@
 """Many samples into a folder of shards: restartable at any point, the same for any number of processes.
 
-A shard is one batch, always computed at the full batch size and then cut to the samples that are wanted. It carries its
-origin, and the zip container a checksum of each array: a restart keeps what is whole and redoes the rest. `samples.json`
-appears when the last shard does.
+A shard is one batch, always computed at the full batch size and then cut to the samples that are wanted. It carries
+its origin, and the zip container a checksum of each array: a restart keeps what is whole and redoes the rest.
+`samples.json` appears when the last shard does.
 """
 
 from __future__ import annotations
@@ -61,19 +61,23 @@ def sample_codes(
 
 
 def load_samples(folder: Path) -> tuple[Tensor, Tensor]:
-    """Codes (n,N) and labels (n,), int64, in the order of the sample index. UserError names a missing or damaged shard."""
+    """Codes (n,N) and labels (n,), int64, in order of the index. UserError names a missing or damaged shard."""
     manifest = states.read_json(folder / MANIFEST)
     shards = []
     for name in sorted(manifest["payloads"]):
         try:
             path = states.check_payload(folder, manifest["payloads"][name])
         except UserError as error:
-            raise UserError(f"{folder / name}.npz is missing or damaged; remove it and run the same command again") from error
+            raise UserError(
+                f"{folder / name}.npz is missing or damaged; remove it and run the same command again"
+            ) from error
         shards.append(_read(path))
     codes, labels = (np.concatenate([shard[key] for shard in shards]).astype(np.int64) for key in ("codes", "labels"))
     expected = (manifest["sampling"]["num_samples"], manifest["grid_side"] ** 2)
     if codes.shape != expected or len(labels) != len(codes) or codes.max() >= manifest["codebook_size"]:
-        raise UserError(f"{folder} holds codes {codes.shape} up to {codes.max()}, {MANIFEST} says {expected}; sample again")
+        raise UserError(
+            f"{folder} holds codes {codes.shape} up to {codes.max()}, {MANIFEST} says {expected}; sample again"
+        )
     return torch.from_numpy(codes), torch.from_numpy(labels)
 
 
@@ -96,7 +100,12 @@ def _shards(folder: Path, sampling: recipe.Sampling) -> Iterator[tuple[Path, ran
 
 
 def _draw_shard(
-    path: Path, model: Transformer, sampling: recipe.Sampling, indices: range, origin: dict[str, Any], device: torch.device
+    path: Path,
+    model: Transformer,
+    sampling: recipe.Sampling,
+    indices: range,
+    origin: dict[str, Any],
+    device: torch.device,
 ) -> None:
     """Draw the samples `indices` and write them."""
     batch = range(indices.start, indices.start + sampling.batch_size)
@@ -132,4 +141,7 @@ def _is_good(path: Path, origin: dict[str, Any], size: int) -> bool:
         shard = _read(path)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return False
-    return str(shard["origin"]) == json.dumps(origin, sort_keys=True) and len(shard["codes"]) == len(shard["labels"]) == size
+    return (
+        str(shard["origin"]) == json.dumps(origin, sort_keys=True)
+        and len(shard["codes"]) == len(shard["labels"]) == size
+    )

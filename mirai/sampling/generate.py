@@ -63,8 +63,8 @@ def generate(
 ) -> Tensor:
     """Labels (B,), float64 uniforms (B,N) in [0,1) -> codes (B,N), int64, in the weights' dtype with logits in float32.
 
-    Guidance s runs [labels; nulls] as one batch of 2B and is off at s <= 1, as in LlamaGen. `progress(1)` is called after
-    every token.
+    Guidance s runs [labels; nulls] as one batch of 2B and is off at s <= 1, as in LlamaGen. `progress(1)` is called
+    after every token.
     """
     assert not model.training, "sampling without dropout: call model.eval() first"
     guided = guidance > 1

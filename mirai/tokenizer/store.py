@@ -35,10 +35,14 @@ def load_tokenizer(folder: Path) -> VQGAN:
     """The tokenizer of a folder, in eval mode; UserError if a file is missing, altered or of another version."""
     manifest = states.read_json(folder / MANIFEST)
     try:
-        recipe = Tokenizer.model_validate_json(json.dumps(manifest["recipe"]))  # strict types read lists as tuples only so
+        recipe = Tokenizer.model_validate_json(
+            json.dumps(manifest["recipe"])
+        )  # strict types read lists as tuples only so
         entry = manifest["payloads"]["weights"]
     except (KeyError, TypeError, ValidationError):
-        raise UserError(f"{folder / MANIFEST} is no tokenizer of this version; delete {folder} and make it again") from None
+        raise UserError(
+            f"{folder / MANIFEST} is no tokenizer of this version; delete {folder} and make it again"
+        ) from None
     return _with_weights(recipe, states.load_tensors(folder, entry), folder / entry["file"])
 
 
@@ -70,10 +74,12 @@ def decode_images(model: VQGAN, codes: np.ndarray, batch_size: int = 64, progres
 
 
 def _with_weights(recipe: Tokenizer, weights: Mapping[str, Tensor], file: Path) -> VQGAN:
-    with torch.device("meta"):  # no time spent on an initialisation that is overwritten
+    with torch.random.fork_rng(devices=[]):  # the initialisation is overwritten, and must not move the global generator
         model = VQGAN(recipe)
     try:
-        model.load_state_dict(weights, assign=True)
+        model.load_state_dict(weights)
     except RuntimeError:
-        raise UserError(f"{file} does not hold the weights of tokenizer '{recipe.name}': its keys or shapes differ from the recipe's") from None
-    return model.float().eval()
+        raise UserError(
+            f"{file} does not hold the weights of tokenizer '{recipe.name}': its keys or shapes differ from the recipe's"
+        ) from None
+    return model.eval()

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from mirai.experiments.recipe import Tokenizer
 from mirai.randomness import integer, stream
-from mirai.tokenizer.vqgan import VQGAN, to_float
+from mirai.tokenizer.vqgan import VQGAN, to_float, unit_vectors
 
 WARMUP = 0.05  # share of the steps in which the learning rate rises linearly; then half a cosine down to 0
 RESTARTS_UNTIL = 0.7  # share of the steps after which the codebook settles without restarts
@@ -29,7 +29,7 @@ def train_tokenizer(
     """
     plan = recipe.training
     assert plan is not None, "a tokenizer with released weights is imported, not trained"
-    model = _new_model(recipe, plan.seed).to(device)
+    model = _new_model(recipe, plan.seed).to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), lr=plan.learning_rate, betas=(0.9, 0.95), fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, plan.steps))
     used = torch.zeros(recipe.codebook_size, dtype=torch.bool, device=device)  # since the last restart
@@ -45,7 +45,9 @@ def train_tokenizer(
         with torch.autocast(batch.device.type, torch.bfloat16):
             output = model(batch)
         used[output.codes] = True
-        loss = F.mse_loss(output.images.float(), batch) + output.codebook_loss + plan.commitment * output.commitment_loss
+        loss = (
+            F.mse_loss(output.images.float(), batch) + output.codebook_loss + plan.commitment * output.commitment_loss
+        )
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -101,7 +103,7 @@ def _rate(step: int, steps: int) -> float:
 @torch.no_grad()
 def _restart_dead_codes(model: VQGAN, used: Tensor, batch: Tensor, rng: np.random.Generator) -> None:
     """Replace unused codebook rows by random latents of the batch. Before the first step no row is used: an initialisation."""
-    latents = model(batch).latents.flatten(0, 1)  # (B*N, C)
+    latents = unit_vectors(model.latents(batch)).flatten(0, 1)  # (B*N, C)
     dead = (~used).nonzero().squeeze(1)
     chosen = rng.choice(len(latents), size=len(dead), replace=len(dead) > len(latents))
-    model.quantize.embedding.weight[dead] = latents[torch.from_numpy(chosen).to(latents.device)].float()
+    model.quantize.embedding.weight[dead] = latents[torch.from_numpy(chosen).to(latents.device)]

@@ -187,7 +187,7 @@ class VQGAN(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """Codes (B, N) int64, in raster order, of images (B, 3, H, W) in [-1, 1]."""
-        return self.quantize.nearest(_unit(self.latents(images)))
+        return self.quantize.nearest(unit_vectors(self.latents(images)))
 
     def decode(self, codes: Tensor) -> Tensor:
         """Images (B, 3, H, W), about [-1, 1] and not clipped, of codes (B, N) of a square grid."""
@@ -195,7 +195,7 @@ class VQGAN(nn.Module):
 
     def forward(self, images: Tensor) -> Reconstruction:
         """Encode and decode with the straight-through gradient, as in training."""
-        latents = _unit(self.latents(images))
+        latents = unit_vectors(self.latents(images))
         codes = self.quantize.nearest(latents)
         rows = F.embedding(codes, self.quantize.rows())  # (B, N, C)
         return Reconstruction(
@@ -210,6 +210,11 @@ class VQGAN(nn.Module):
         side = math.isqrt(rows.shape[1])
         assert side * side == rows.shape[1], f"{rows.shape[1]} codes are no square grid"
         return self.decoder(self.post_quant_conv(rows.transpose(1, 2).unflatten(2, (side, side))))
+
+
+def unit_vectors(latents: Tensor) -> Tensor:
+    """Latents (B, C, h, w) -> (B, N, C) in raster order, at unit length."""
+    return F.normalize(latents.flatten(2).transpose(1, 2), dim=-1)
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -227,9 +232,6 @@ def _norm(channels: int, groups: int) -> nn.GroupNorm:
 
 
 def _middle(channels: int, groups: int) -> nn.Sequential:
-    return nn.Sequential(ResBlock(channels, channels, groups), AttentionBlock(channels, groups), ResBlock(channels, channels, groups))
-
-
-def _unit(latents: Tensor) -> Tensor:
-    """Latents (B, C, h, w) -> (B, N, C) in raster order, at unit length."""
-    return F.normalize(latents.flatten(2).transpose(1, 2), dim=-1)
+    return nn.Sequential(
+        ResBlock(channels, channels, groups), AttentionBlock(channels, groups), ResBlock(channels, channels, groups)
+    )

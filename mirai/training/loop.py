@@ -70,7 +70,9 @@ def train(
     first, last = state.step, stage.epoch * steps_per_epoch
     interval = min(LOG_EVERY, steps_per_epoch)
     journal = Journal(folder / "log.jsonl", first, training.batch_size, ranks)
-    bar = tqdm(total=last, initial=first, desc=f"train {stage.key}", unit="step", disable=not ranks.writes, mininterval=1)
+    bar = tqdm(
+        total=last, initial=first, desc=f"train {stage.key}", unit="step", disable=not ranks.writes, mininterval=1
+    )
     saved_at = time.monotonic()
 
     with bar, _stop_requested() as stop_requested:
@@ -163,7 +165,8 @@ def _batch(
         step, seed=training.seed, num_images=len(codes), num_views=stage.data.views, batch_size=training.batch_size
     )
     dropped = stream(training.seed, "label-drop", step).random(training.batch_size) < stage.model.class_dropout
-    images, views, dropped = (rank_slice(rows, ranks.rank, ranks.world) for rows in (images, views, dropped))
+    images, views = (rank_slice(rows, ranks.rank, ranks.world) for rows in (images, views))
+    dropped = rank_slice(dropped, ranks.rank, ranks.world)
     tokens = torch.from_numpy(codes.codes(images, views)).to(ranks.device)
     labels = torch.from_numpy(codes.labels[images]).to(ranks.device)
     return tokens, labels, torch.from_numpy(dropped).to(ranks.device), (images, views)
@@ -196,9 +199,17 @@ def _cosine_progress(active: ActivePhase, step: int, steps_per_epoch: int) -> fl
 def _refuse_non_finite(means: dict[str, float], step: int, active: ActivePhase, folder: Path) -> None:
     wrong = [name for name, value in means.items() if not np.isfinite(value)]
     if wrong:
-        name = "next-token" if active.phase.foresight is None else f"foresight ({active.phase.foresight.source or 'tokens'})"
+        name = (
+            "next-token"
+            if active.phase.foresight is None
+            else f"foresight ({active.phase.foresight.source or 'tokens'})"
+        )
         kept = sorted(folder.glob("progress-*.json"))
-        good = f"the last good state is {kept[-1]}" if kept else "nothing of this segment was saved; its parent is unchanged"
+        good = (
+            f"the last good state is {kept[-1]}"
+            if kept
+            else "nothing of this segment was saved; its parent is unchanged"
+        )
         raise UserError(f"{', '.join(wrong)} is not finite before step {step}, phase {name}; stopped, {good}")
 
 

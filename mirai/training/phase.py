@@ -48,7 +48,9 @@ class Timeline:
 
     def __init__(self, stage: StateStage, steps_per_epoch: int) -> None:
         self.phases = stage.timeline
-        self.ends = [sum(phase.epochs for phase in self.phases[: i + 1]) * steps_per_epoch for i in range(len(self.phases))]
+        self.ends = [
+            sum(phase.epochs for phase in self.phases[: i + 1]) * steps_per_epoch for i in range(len(self.phases))
+        ]
 
     def phase_of(self, step: int) -> Phase:
         """The phase of a step, counted from 0."""

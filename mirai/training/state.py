@@ -64,7 +64,9 @@ class TrainState:
         parts = {"grad_norm_model": list(self.model.parameters())}
         if self.objective is not None:
             parts["grad_norm_heads"] = list(self.objective.parameters())
-        norms = {name: nn.utils.get_total_norm([p.grad for p in part if p.grad is not None]) for name, part in parts.items()}
+        norms = {
+            name: nn.utils.get_total_norm([p.grad for p in part if p.grad is not None]) for name, part in parts.items()
+        }
         total = torch.linalg.vector_norm(torch.stack(list(norms.values())))
         everything = [parameter for part in parts.values() for parameter in part]
         nn.utils.clip_grads_with_norm_(everything, self.training.clip_norm, total)
@@ -79,8 +81,9 @@ class TrainState:
     @torch.no_grad()
     def update_ema(self) -> None:
         """phi <- tau phi + (1 - tau) theta, after every optimiser step, in float32."""
-        averages = list(self.ema.parameters())
-        torch._foreach_lerp_(averages, list(self.model.parameters()), 1 - self.training.ema_decay)
+        averages: list[Tensor] = list(self.ema.parameters())
+        weights: list[Tensor] = list(self.model.parameters())
+        torch._foreach_lerp_(averages, weights, 1 - self.training.ema_decay)
 
     def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         for name, parameter in self.model.named_parameters():

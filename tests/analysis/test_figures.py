@@ -29,7 +29,7 @@ def solid(red: int, count: int, side: int = 8) -> Pixels:
 
 
 def boxes(page: Pixels, red: int) -> list[tuple[int, int, int, int]]:
-    """Top, left, height, width of the filled square each image of `solid(red, ...)` has become, in the images' order."""
+    """Top, left, height, width of the filled square each image of `solid(red, ...)` has become, in their order."""
     labels = np.where((page[..., 0] == red) & (page[..., 2] == 255), page[..., 1].astype(np.int32) + 1, 0)
     found = [(y.start, x.start, y.stop - y.start, x.stop - x.start) for y, x in find_objects(labels)]
     assert np.bincount(labels.ravel())[1:].tolist() == [height * width for _, _, height, width in found]
@@ -117,8 +117,8 @@ def test_every_class_has_a_place_and_cells_are_whole_multiples_of_the_images(
     assert max(map(len, bands)) == len(bands[0]) == math.ceil(classes / len(bands))
 
 
-@pytest.mark.parametrize("label", ["$x$ {} \\frac", "λ = 2 → 1"])
-def test_labels_are_plain_text_not_mathematics(tmp_path: Path, label: str) -> None:
+def test_labels_are_plain_text_not_mathematics(tmp_path: Path) -> None:
+    label = "$\\frac$ {} λ = 2 → 1"
     sample_grid(tmp_path / "grid.png", [(label, solid(0, 1))], column_titles=[label], title=label)
     assert (tmp_path / "grid.png").exists()
 

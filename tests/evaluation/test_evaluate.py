@@ -84,7 +84,7 @@ def test_samples_like_the_reference_score_better_than_darker_ones() -> None:
 def test_the_spread_is_a_function_of_the_seed_and_covers_every_metric() -> None:
     samples = pictures(120, 1)
     first, again, other = (
-        evaluate(samples, REFERENCE, NETWORK, recipe(resamplings=3), seed=seed, progress=False) for seed in (0, 0, 1)
+        evaluate(samples, REFERENCE, NETWORK, recipe(halves=3), seed=seed, progress=False) for seed in (0, 0, 1)
     )
     assert first == again
     assert first["fid"] == other["fid"]
@@ -101,7 +101,7 @@ def test_the_spread_of_a_mean_is_its_standard_error() -> None:
     features = Features(pooled, pooled, np.zeros((n, 2), np.float32))
     statistics = feature_statistics(manifold)
     reference = Reference(statistics, statistics, manifold)
-    spread = evaluate_features(features, reference, recipe(resamplings=200), progress=False)["spread"]
+    spread = evaluate_features(features, reference, recipe(halves=200), progress=False)["spread"]
     assert spread["precision_float32"] == pytest.approx(np.sqrt(share * (1 - share) / n), rel=0.2)
 
 

@@ -186,7 +186,7 @@ def test_data_that_are_not_generated_have_neither_size_nor_seed(run_of: RunOf) -
 def test_a_random_encoder_has_no_training(run_of: RunOf) -> None:
     place = ("foresight", "encoder", "training")
     random, trained = run_of(arm="mirai-i", encoder="random"), run_of(arm="mirai-i", encoder="mae")
-    for field, value in (("steps", 7), ("learning_rate", 0.5), ("batch_size", 7), ("num_images", 7)):
+    for field, value in (("steps", 7), ("learning_rate", 0.5), ("batch_size", 7), ("mask_ratio", 0.5)):
         assert key(changed(random, (*place, field), value)) == key(random)
         assert key(changed(trained, (*place, field), value)) != key(trained)
     assert key(changed(random, (*place, "seed"), 7)) != key(random), "its weights are drawn from the seed"
@@ -286,7 +286,7 @@ OTHER: dict[str, list[Any]] = {
     "Evaluation.num_reference": [77],
     "Evaluation.is_split_size": [77],
     "Evaluation.neighbours": [7],
-    "Evaluation.resamplings": [7],
+    "Evaluation.halves": [7],
     "Run.epochs": [120],
 }
 # Fields that cannot change alone: the first has one value, the others follow from `source` and `targets` being given.

@@ -38,9 +38,9 @@ def test_no_key_of_the_paper_has_changed(project: Path) -> None:
         if now[row].get(kind) != key
     ]
     assert not renamed, (
-        f"{len(renamed)} keys changed, first {renamed[0]}. Finished results would be made again under new names. A new "
-        "field that keeps the old behaviour goes into ADDED (mirai/experiments/stages.py); where numbers really change, "
-        "raise that stage's REVISION and run `python -m tests.experiments.golden_keys`."
+        f"{len(renamed)} keys changed, first {renamed[0]}. Finished results would be made again under new names. "
+        "A new field that keeps the old behaviour goes into ADDED (mirai/experiments/stages.py); where numbers really "
+        "change, raise that stage's REVISION and run `python -m tests.experiments.golden_keys`."
     )
 
 
@@ -179,15 +179,21 @@ def test_what_a_table_prints_is_in_no_key(project: Path) -> None:
 
 
 def test_comments_and_the_order_of_keys_are_in_no_key(project: Path) -> None:
-    before = metrics_keys("demo", "demo")
-    edited(project, "demo", ("  views: 2", "  # a comment\n  views: 2"), ("{steps: 600, batch_size: 32", "{batch_size: 32, steps: 600"))
-    assert metrics_keys("demo", "demo") == before
+    before = metrics_keys("demo", "imagenet256")
+    edited(
+        project,
+        "imagenet256",
+        ("  source: folder\n  resolution: 256\n", "  # a comment\n  resolution: 256\n  source: folder\n"),
+    )
+    assert metrics_keys("demo", "imagenet256") == before
 
 
 def test_numerics_ladder_and_minutes_are_in_no_key(project: Path) -> None:
-    before = metrics_keys("demo", "demo")
-    edited(project, "demo", ("threads: 1", "threads: 2"), ("ladder: [15, 40, 80]", "ladder: [7, 80]"))
-    assert metrics_keys("demo", "demo") == before
+    before = metrics_keys("demo", "imagenet256")
+    edited(
+        project, "imagenet256", ("device: cuda, attention: flash", "device: cpu"), ("ladder: [10, 15,", "ladder: [7,")
+    )
+    assert metrics_keys("demo", "imagenet256") == before
 
 
 def test_two_image_folders_share_nothing_but_what_knows_no_data(project: Path) -> None:

@@ -62,7 +62,7 @@ def test_a_mistake_inside_a_scale_names_file_key_and_value(scale: dict[str, Any]
 
 
 def test_heads_must_leave_room_for_two_dimensional_rotations(scale: dict[str, Any]) -> None:
-    assert told(scale, sizes__B__model__num_heads=3).endswith(
+    assert told(scale, sizes__B__model__width=64, sizes__B__model__num_heads=3).endswith(
         "width 64 over 3 heads must give a head width divisible by 4 (2D RoPE)"
     )
     assert told(scale, sizes__B__model__num_heads=32).endswith("divisible by 4 (2D RoPE)")
@@ -81,11 +81,15 @@ def test_a_size_of_an_encoder_trained_here_is_refused(scale: dict[str, Any]) -> 
 
 
 def test_an_encoder_block_above_its_depth_is_refused(scale: dict[str, Any]) -> None:
-    assert told(scale, encoders__mae__layer=5).endswith("encoder layer 5 is above the encoder's depth 4")
+    assert told(scale, encoders__mae__layer=5, encoders__mae__training__num_layers=4).endswith(
+        "encoder layer 5 is above the encoder's depth 4"
+    )
 
 
 def test_an_encoder_width_must_divide_into_heads(scale: dict[str, Any]) -> None:
-    assert told(scale, encoders__mae__training__num_heads=5).endswith("width 96 is no multiple of 5 heads")
+    assert told(scale, encoders__mae__training__num_heads=5, encoders__mae__training__width=96).endswith(
+        "width 96 is no multiple of 5 heads"
+    )
 
 
 def test_scenes_say_how_many_they_are(scale: dict[str, Any]) -> None:
@@ -99,7 +103,7 @@ def test_a_data_name_that_could_not_be_a_folder_is_refused(scale: dict[str, Any]
 
 def test_a_size_whose_encoder_does_not_exist_is_refused(scale: dict[str, Any]) -> None:
     assert told(scale, sizes__B__encoder="dinov2") == (
-        "scale.yaml: sizes.B.encoder is 'dinov2'; encoders are supervised, mae, random"
+        f"scale.yaml: sizes.B.encoder is 'dinov2'; encoders are {', '.join(scale['encoders'])}"
     )
 
 
@@ -107,6 +111,12 @@ def test_a_trained_feature_network_is_described_and_inception_is_not(scale: dict
     assert "states targets, width" in told(scale, evaluation__features__width=None)
     scale["evaluation"]["features"]["width"] = 64
     assert "inception none of them" in told(scale, evaluation__features__kind="inception")
+
+
+def test_one_half_of_the_samples_has_no_spread(scale: dict[str, Any]) -> None:
+    assert told(scale, evaluation__halves=1) == (
+        "scale.yaml: key 'evaluation.halves' has value 1: one half has no spread; 0 for none, or at least 2"
+    )
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from mirai.foresight.encoders import (
     open_encoder,
     save_vit,
 )
-from mirai.foresight.vit import SmallViT
+from mirai.foresight.vit import SmallViT, block_causal_mask
 
 SIDE = 4  # of the patch grid, in every encoder here
 TRAINING = EncoderTraining(
@@ -88,6 +88,12 @@ def test_a_block_of_cells_never_sees_a_later_one_not_even_through_prefix_tokens(
 @pytest.mark.parametrize(("kind", "side"), [("small", 16), ("timm", 64), ("eva", 64)])
 def test_one_block_of_all_cells_is_full_attention_but_for_the_prefix(kind: str, side: int) -> None:
     assert changed_cells(encoder(kind, None, 16), side, cell=15) == list(range(16))
+
+
+def test_cells_see_the_prefix_and_earlier_blocks_and_the_prefix_sees_itself() -> None:
+    seen = block_causal_mask(4, block_size=2, num_prefix=1) == 0
+    drawn = ["x....", "xxx..", "xxx..", "xxxxx", "xxxxx"]
+    assert seen.tolist() == [[mark == "x" for mark in row] for row in drawn]
 
 
 def test_one_block_of_all_cells_is_exactly_full_attention_without_a_prefix() -> None:

@@ -26,7 +26,9 @@ def model() -> Transformer:
     return model.eval()
 
 
-def sample(folder: Path, model: Transformer, sampling: recipe.Sampling = SAMPLING, rank: int = 0, ranks: int = 1) -> bool:
+def sample(
+    folder: Path, model: Transformer, sampling: recipe.Sampling = SAMPLING, rank: int = 0, ranks: int = 1
+) -> bool:
     return sample_codes(folder, model, sampling, state_key="abc", device="cpu", progress=False, rank=rank, ranks=ranks)
 
 

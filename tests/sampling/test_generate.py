@@ -115,7 +115,15 @@ def test_top_k_keeps_the_best_codes_and_ties() -> None:
 
 @pytest.mark.parametrize(
     ("top_p", "kept"),
-    [(0.01, [0]), (0.45, [0]), (0.55, [0, 2]), (0.75, [0, 2]), (0.85, [0, 2, 1]), (0.9999, [0, 2, 1, 3]), (1.0, [0, 2, 1, 3])],
+    [
+        (0.01, [0]),
+        (0.45, [0]),
+        (0.55, [0, 2]),
+        (0.75, [0, 2]),
+        (0.85, [0, 2, 1]),
+        (0.9999, [0, 2, 1, 3]),
+        (1.0, [0, 2, 1, 3]),
+    ],
 )
 def test_top_p_keeps_codes_up_to_the_first_that_passes_the_mass(top_p: float, kept: list[int]) -> None:
     logits = torch.tensor([[0.5, 0.15, 0.3, 0.05]]).log()

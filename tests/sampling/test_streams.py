@@ -35,4 +35,6 @@ def test_balanced_labels_hold_every_class_once_per_block_in_changing_order() -> 
 
 def test_uniform_labels_are_independent_draws() -> None:
     counts = np.bincount(streams.labels(0, range(20_000), 10, "uniform"), minlength=10)
-    assert 1800 < counts.min() < 2000 < counts.max() < 2200  # standard deviation 42; exactly 2000 each would be balanced
+    assert (
+        1800 < counts.min() < 2000 < counts.max() < 2200
+    )  # standard deviation 42; exactly 2000 each would be balanced

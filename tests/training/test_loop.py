@@ -48,7 +48,15 @@ def test_journal_has_loss_terms_norms_lambda_and_speed_of_every_phase():
     assert [line["step"] for line in lines] == [4, 8, 12, 16, 20, 24]
     assert [line["lambda"] for line in lines] == [0, 0, 2, 2, 1, 1]
     assert "foresight" not in lines[1]
-    assert {"loss", "next_token", "foresight", "grad_norm", "grad_norm_model", "grad_norm_heads", "images_per_second"} <= set(lines[2])
+    assert {
+        "loss",
+        "next_token",
+        "foresight",
+        "grad_norm",
+        "grad_norm_model",
+        "grad_norm_heads",
+        "images_per_second",
+    } <= set(lines[2])
     assert lines[2]["loss"] == pytest.approx(lines[2]["next_token"] + 2 * lines[2]["foresight"], rel=1e-5)
 
 
@@ -107,7 +115,9 @@ def test_label_drop_ema_and_optimiser_states_are_kept_for_every_parameter():
     heads = {name for name in kept if name.startswith("heads/")}
     assert len(heads) == 3 * 6  # three offsets, three linear maps with biases
     for prefix in ("exp_avg", "exp_avg_sq", "step"):
-        assert {name for name in kept if name.startswith(f"{prefix}/")} == {f"{prefix}/{name}" for name in model | heads}
+        assert {name for name in kept if name.startswith(f"{prefix}/")} == {
+            f"{prefix}/{name}" for name in model | heads
+        }
     assert {name.replace("ema/", "model/") for name in kept if name.startswith("ema/")} == model
     some_head = next(iter(heads))
     assert kept[f"step/{some_head}"] == 16  # steps since the phase began
@@ -123,7 +133,14 @@ OTHER_FORESIGHT = {
         encoder=Encoder(
             name="fixed",
             training=EncoderTraining(
-                objective="none", width=8, num_layers=1, num_heads=1, steps=0, batch_size=1, learning_rate=1.0, num_images=1
+                objective="none",
+                width=8,
+                num_layers=1,
+                num_heads=1,
+                steps=0,
+                batch_size=1,
+                learning_rate=1.0,
+                num_images=1,
             ),
         ),
     ),
@@ -192,7 +209,11 @@ def test_two_ranks_see_the_samples_of_one_and_share_its_gradient(tmp_path):
 
 def test_rank_count_that_does_not_divide_the_batch_is_refused(monkeypatch):
     with pytest.raises(UserError, match="3 ranks do not divide the global batch of 4"):
-        loop._steps_per_epoch(tiny.stage(), CodeStore.open(paths.folder("codes", tiny.stage().codes_stage().key)), Ranks(0, 3, torch.device("cpu")))
+        loop._steps_per_epoch(
+            tiny.stage(),
+            CodeStore.open(paths.folder("codes", tiny.stage().codes_stage().key)),
+            Ranks(0, 3, torch.device("cpu")),
+        )
 
 
 def test_second_trainer_of_one_state_is_refused():
