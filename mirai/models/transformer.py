@@ -82,10 +82,12 @@ class Transformer(nn.Module):
         """The label that means "no class"."""
         return self.num_classes
 
+    @torch.no_grad()
     def init_weights(self, seed: int) -> None:
         """LlamaGen's initialisation: N(0, 0.02), norms 1, output head 0 (the first loss is ln V).
 
-        Every tensor draws from a stream of its own, named after it: a new parameter changes no other.
+        Every tensor draws from a stream of its own, named after it, on the CPU: neither another parameter nor the device
+        changes it.
         """
         for name, parameter in self.named_parameters():
             if parameter.ndim == 1:
@@ -93,8 +95,8 @@ class Transformer(nn.Module):
             elif name == "output.weight":
                 nn.init.zeros_(parameter)
             else:
-                generator = torch_generator(seed, f"model-init/{name}", device=parameter.device.type)
-                nn.init.normal_(parameter, std=INIT_STD, generator=generator)
+                generator = torch_generator(seed, f"model-init/{name}")
+                parameter.copy_(torch.empty(parameter.shape).normal_(std=INIT_STD, generator=generator))
 
     def _rope(self, slots: slice) -> Tensor:
         dtype = torch.promote_types(self.norm.weight.dtype, torch.float32)
@@ -151,7 +153,7 @@ class Transformer(nn.Module):
 
     def _decode(self, x: Tensor, slot: int, cache: KVCache) -> Tensor:
         """One slot (B,1,D) through all blocks -> (B,V)."""
-        x, rope = self.token_dropout(x), self._rope(slice(slot, slot + 1))
+        rope = self._rope(slice(slot, slot + 1))
         for index, layer in enumerate(self.layers):
             x = layer.decode(x, rope, cache, index, slot)
         return self._logits(x)[:, 0]
