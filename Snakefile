@@ -23,4 +23,4 @@ rule all:
 
 
 onstart:
-    plan.freeze_all()
+    told(plan.start, leave=sys.exit)  # raised here, unlike in an input function, it unlocks the folder on its way

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
+from dataclasses import asdict
 
 import numpy as np
 import torch
 
 from mirai.data.codes import CodeStore, extract_codes
-from mirai.data.images import centre_images
+from mirai.data.images import ImageSet, centre_images
+from mirai.data.scenes import CLASS_NAMES
 from mirai.errors import UserError
 from mirai.evaluation.coherence import coherence
 from mirai.evaluation.evaluate import check_number, evaluate
@@ -19,7 +21,7 @@ from mirai.evaluation.network import save_network, train_feature_network
 from mirai.evaluation.reference import build_reference, load_adm_reference, load_reference, save_reference
 from mirai.experiments import paths
 from mirai.experiments.plan import Planned
-from mirai.experiments.recipe import Foresight
+from mirai.experiments.recipe import Data, Foresight
 from mirai.experiments.scale import Numerics, load_scale
 from mirai.experiments.site import Site, load_site
 from mirai.experiments.stages import (
@@ -103,10 +105,16 @@ def _tokenizer(stage: TokenizerStage, numerics: Numerics, site: Site) -> None:
         save_tokenizer(paths.folder("tokenizer", stage.key), model, stage.tokenizer, {})
         return
     assert stage.tokenizer.training is not None
-    images = centre_images(open_image_set(stage.data, "tokenizer", site, stage.tokenizer.training.num_images))
+    images = open_image_set(stage.data, "tokenizer", site, stage.tokenizer.training.num_images)
     held_out = centre_images(open_image_set(stage.data, "validation", site, HELD_OUT))
-    model, report = train_tokenizer(stage.tokenizer, images, held_out, device=numerics.device)
-    save_tokenizer(paths.folder("tokenizer", stage.key), model, stage.tokenizer, report)
+    model, report = train_tokenizer(stage.tokenizer, centre_images(images), held_out, device=numerics.device)
+    save_tokenizer(paths.folder("tokenizer", stage.key), model, stage.tokenizer, {**report, **_source(images)})
+
+
+def _source(images: ImageSet) -> dict[str, object]:
+    """For a manifest: the image folder as it was, which mirai.preflight compares with what it is."""
+    fingerprint = images.fingerprint()
+    return {} if fingerprint is None else {"source": asdict(fingerprint)}
 
 
 def _codes(stage: CodesStage, numerics: Numerics, site: Site) -> None:
@@ -130,6 +138,9 @@ def _codes(stage: CodesStage, numerics: Numerics, site: Site) -> None:
         batch_images=ENCODE_BATCH,
         progress=True,
     )
+    skipped = read_json(paths.manifest("codes", stage.key))["skipped"]
+    if skipped:
+        print(f"codes: {len(skipped)} unreadable images skipped: {', '.join(skipped)}", file=sys.stderr)
 
 
 def _encoder(stage: EncoderStage, numerics: Numerics, site: Site) -> None:
@@ -150,7 +161,7 @@ def _encoder(stage: EncoderStage, numerics: Numerics, site: Site) -> None:
         num_classes=len(images.class_names),
         device=numerics.device,
     )
-    save_vit(folder, vit, report)
+    save_vit(folder, vit, {**report, **_source(images)})
 
 
 def _train(stage: StateStage, parent: str | None, numerics: Numerics, site: Site, save_every_steps: int | None) -> bool:
@@ -213,7 +224,7 @@ def _features(stage: FeaturesStage, site: Site) -> None:
     network, report = train_feature_network(
         recipe, centre_images(images), images.labels, factors, len(images.class_names)
     )
-    save_network(manifest, network, recipe, report)
+    save_network(manifest, network, recipe, {**report, **_source(images)})
 
 
 def _reference(stage: ReferenceStage, numerics: Numerics, site: Site) -> None:
@@ -227,7 +238,8 @@ def _reference(stage: ReferenceStage, numerics: Numerics, site: Site) -> None:
         images = open_image_set(stage.data, "reference", site, stage.num_reference)
         pictures = centre_images(images, progress=True)
         reference = build_reference(network, pictures)
-        content |= {"images": len(images), "coherence": coherence(pictures, images.labels, images.class_names)}
+        content |= {"images": len(images), "coherence": _coherence(stage.data, pictures, images.labels)}
+        content |= _source(images)
     save_reference(paths.manifest("reference", stage.key), reference, content)
 
 
@@ -240,13 +252,17 @@ def _metrics(stage: MetricsStage, numerics: Numerics, site: Site) -> None:
     images, labels = decoded_samples(stage.samples, numerics)
     result = evaluate(images, reference, network, stage.evaluation, seed=stage.samples.sampling.seed)
     weights = read_json(paths.manifest("state", stage.samples.state.key))
-    codes = read_json(paths.manifest("codes", stage.samples.state.codes_stage().key))
     publish(
         paths.manifest("metrics", stage.key),
         {
             **result,
-            "coherence": coherence(images, labels, codes["class_names"]),
+            "coherence": _coherence(stage.samples.state.data, images, labels),
             "coherence_of_reference": read_json(manifest).get("coherence", {}),
             "state_numerics": weights["numerics"],
         },
     )
+
+
+def _coherence(data: Data, images: np.ndarray, labels: np.ndarray) -> dict[str, dict[str, float]]:
+    """Coherence of scenes; a folder's class may be called skyline too, and no symmetry of it is known."""
+    return coherence(images, labels, CLASS_NAMES) if data.source == "scenes" else {}

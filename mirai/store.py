@@ -36,9 +36,7 @@ def set_numerics(numerics: Numerics) -> None:
 def open_image_set(data: Data, split: Split, site: Site, count: int | None = None) -> ImageSet:
     """Images of a data recipe for one use: `count` of them, or all there are if those are fewer (not for scenes)."""
     folder = site.image_folder(data.name) if data.source == "folder" else None
-    if count is not None and data.source != "scenes":
-        count = min(count, len(open_images(data, split, folder=folder)))  # no more than there are
-    return open_images(data, split, count=count, folder=folder)
+    return open_images(data, split, count=count, folder=folder, fewer=data.source != "scenes")
 
 
 def folder_fingerprint(data: Data, site: Site) -> Fingerprint | None:

@@ -15,7 +15,7 @@ from mirai.experiments import plan
 from mirai.experiments.scale import load_scale
 
 ROOT = Path(__file__).parent.parent
-LOOPBACK = ("localhost", "::1", "")
+LOOPBACK = ("localhost", "::1", "0.0.0.0", "", socket.gethostname())
 
 
 def _is_local(host: object) -> bool:

@@ -32,6 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "store": BASE | {"data", "tokenizer", "models", "foresight", "sampling", "evaluation"},
     "analysis": BASE | {"data", "tokenizer", "models", "foresight", "sampling", "evaluation", "store"},
     "make": BASE | {"data", "tokenizer", "models", "foresight", "sampling", "evaluation", "store", "training"},
+    "preflight": BASE | {"data"},
     "launch": BASE,
     "cli": BASE | {"analysis", "launch", "make"},
     "__main__": {"cli"},
@@ -155,7 +156,7 @@ HEAVY = ("torch", "torchvision", "timm", "pandas", "matplotlib", "sklearn", "sci
             name_of(path) for path in FILES if part_of(name_of(path)) in ("experiments", "states", "randomness")
         ),
         "import mirai.cli; mirai.cli.build_parser().format_help()",
-        "import mirai.launch",
+        "import mirai.launch, mirai.preflight",
         "import mirai.models.sizes",
         f"import os; os.chdir({str(ROOT)!r}); from mirai.experiments import plan; plan.plan_grid('table2', 'demo')",
     ],

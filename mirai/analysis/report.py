@@ -15,7 +15,7 @@ from mirai.data.images import centre_images
 from mirai.errors import UserError
 from mirai.experiments import paths
 from mirai.experiments.grid import Grid, Row
-from mirai.experiments.plan import lookup, row_metrics
+from mirai.experiments.plan import figure_key, lookup, record_key, row_metrics
 from mirai.experiments.scale import Numerics, load_scale
 from mirai.experiments.site import load_site
 from mirai.experiments.stages import SamplesStage, StateStage
@@ -39,6 +39,7 @@ def draw(figure: str, grid: Grid) -> None:
     set_numerics(numerics)
     path = paths.figure(grid.scale, grid.name, figure)
     {"samples": _draw_samples, "token_maps": _draw_token_maps}[figure](grid, numerics, path)
+    record_key(path, figure_key(grid.name, grid.scale, figure))
 
 
 def _label(row: Row) -> str:

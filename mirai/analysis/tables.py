@@ -15,7 +15,7 @@ from typing import Any
 
 from mirai.experiments import paths
 from mirai.experiments.grid import METRICS, Grid, Row
-from mirai.experiments.plan import row_metrics
+from mirai.experiments.plan import record_key, row_metrics, table_key
 from mirai.experiments.recipe import Run
 from mirai.experiments.stages import metrics_stage
 from mirai.states import read_json, write_text
@@ -44,6 +44,7 @@ def write_table(grid: Grid) -> None:
     writer.writerows([{name: _plain(value) for name, value in one.items()} for one in records])
     write_text(paths.table(grid.scale, grid.name, ".md"), markdown(grid))
     write_text(paths.table(grid.scale, grid.name), text.getvalue())
+    record_key(paths.table(grid.scale, grid.name), table_key(grid.name, grid.scale))
 
 
 def record(grid: Grid, row: Row) -> dict[str, Cell]:

@@ -58,8 +58,10 @@ class ImageSet(Protocol):
         """State of the folder behind the set, if there is one."""
 
 
-def open_images(data: Data, split: Split, *, count: int | None = None, folder: Path | None = None) -> ImageSet:
-    """The images of a data recipe for one use; `count` takes that many of them.
+def open_images(
+    data: Data, split: Split, *, count: int | None = None, folder: Path | None = None, fewer: bool = False
+) -> ImageSet:
+    """The images of a data recipe for one use; `count` takes that many of them, `fewer` all where there are not as many.
 
     Scenes: every split is a stream of its own; only the training stream depends on `data.seed`, so that whatever the
     seed, the same tokenizer, features and reference serve. Digits: 1,500 for training of any kind, 297 for validation.
@@ -79,7 +81,7 @@ def open_images(data: Data, split: Split, *, count: int | None = None, folder: P
         images = DigitSet(split == "validation", count, side, data.resolution)
     else:
         images = _open_folder(data, split, count, folder)
-    if count is not None and len(images) < count:
+    if count is not None and len(images) < count and not fewer:
         raise UserError(f"data set {data.name} has {len(images)} images for split `{split}`, {count} are asked for")
     if data.num_classes not in (None, len(images.class_names)):
         raise UserError(

@@ -73,3 +73,8 @@ def table(scale: str, grid: str, suffix: str = ".csv") -> Path:
 def figure(scale: str, grid: str, name: str, suffix: str = ".png") -> Path:
     """A grid's figure at a scale."""
     return RESULTS / f"{prefix(scale)}{grid}_{name}{suffix}"
+
+
+def key_record(made: Path) -> Path:
+    """Hidden file beside a table or figure with the key it was made for."""
+    return made.with_name(f".{made.name}.key")

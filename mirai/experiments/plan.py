@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from mirai.errors import UserError
 from mirai.experiments import paths
 from mirai.experiments.grid import Grid, Row, grid_names, load_grid
-from mirai.experiments.recipe import Recipe
+from mirai.experiments.places import refuse_missing_places
 from mirai.experiments.scale import load_scale, scale_names
 from mirai.experiments.site import load_site
 from mirai.experiments.stages import STAGES, MetricsStage, Stage, StateStage, metrics_stage, parent_epoch
-from mirai.states import is_published, read_json, write_json
+from mirai.states import is_published, read_json, write_json, write_text
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Planned:
 
 
 _planned: dict[str, Planned] = {}  # everything met in this process, by key
+_to_make: set[str] = set()  # keys whose inputs were asked for and which are not published
 
 
 @functools.cache
@@ -75,10 +78,7 @@ def register(stage: Stage, scale_name: str) -> Planned:
 def parent_state(state: StateStage, scale_name: str) -> StateStage | None:
     """The state that training continues from: as frozen on disk if the state has been begun, else by the ladder."""
     frozen = paths.frozen("state", state.key)
-    if frozen.exists():
-        epoch = read_json(frozen)["parent_epoch"]
-    else:
-        epoch = parent_epoch(state, load_scale(scale_name).ladder)
+    epoch = read_json(frozen)["parent_epoch"] if frozen.exists() else parent_epoch(state, load_scale(scale_name).ladder)
     return None if epoch is None else state.at(epoch)
 
 
@@ -100,8 +100,14 @@ def freeze(planned: Planned) -> Path:
     return path
 
 
+def start() -> None:
+    """Before the first job of a run, not of a dry run: refuse what this machine cannot do, then freeze all recipes."""
+    refuse_missing_places((lookup(key).stage for key in _to_make), load_site())
+    freeze_all()
+
+
 def freeze_all() -> None:
-    """Freeze every stage met so far: Snakemake calls this when a run, not a dry run, starts."""
+    """Freeze every stage met so far."""
     for planned in _planned.values():
         freeze(planned)
 
@@ -128,7 +134,10 @@ def lookup(key: str) -> Planned:
 def _thaw(kind: str, key: str) -> Planned:
     path = paths.frozen(kind, key)
     content = read_json(path)
-    stage = STAGES[kind].model_validate_json(json.dumps(content["recipe"]))
+    try:
+        stage = STAGES[kind].model_validate_json(json.dumps(content["recipe"]))
+    except ValidationError:
+        raise UserError(f"{path} was made by another version of mirai, which had other recipes") from None
     if stage.key != key:
         raise UserError(f"{path} was made by another revision of mirai: today this recipe has key {stage.key}")
     return register(stage, content["scale"])
@@ -136,14 +145,20 @@ def _thaw(kind: str, key: str) -> Planned:
 
 def inputs(key: str) -> list[Path]:
     """Files that must exist before a stage can be made. None once it is published: nothing can change under a key."""
+    stage = lookup(key).stage
+    return [] if is_published(paths.manifest(stage.kind, key)) else _needed(key)
+
+
+def restore_inputs(key: str) -> list[Path]:
+    """Files that must exist before a collected state's optimiser can be restored."""
+    return [] if is_published(paths.resume(key)) else _needed(key)
+
+
+def _needed(key: str) -> list[Path]:
+    _to_make.add(key)
     planned = lookup(key)
-    stage = planned.stage
-    if is_published(paths.manifest(stage.kind, key)):
-        return []
-    needed = [paths.manifest(stage_.kind, stage_.key) for stage_ in stage.needs()]
-    if planned.parent is not None:
-        needed.append(trunk(planned.parent))
-    return needed
+    needed = [paths.manifest(stage.kind, stage.key) for stage in planned.stage.needs()]
+    return needed if planned.parent is None else [*needed, trunk(planned.parent)]
 
 
 def trunk(key: str) -> Path:
@@ -152,36 +167,63 @@ def trunk(key: str) -> Path:
     return paths.resume(key) if is_published(weights) else weights
 
 
-def restore_inputs(key: str) -> list[Path]:
-    """Files that must exist before a collected state's optimiser can be restored."""
-    if is_published(paths.resume(key)):
-        return []
-    planned = lookup(key)
-    needed = [paths.manifest(stage.kind, stage.key) for stage in planned.stage.needs()]
-    if planned.parent is not None:
-        needed.append(trunk(planned.parent))
-    return needed
-
-
 def table_inputs(grid_name: str, scale_name: str) -> list[Path]:
     """The metrics behind a table."""
-    grid = plan_grid(grid_name, scale_name)
-    keys = {stage.key: None for row in grid.available() for stage in row_metrics(row)}
-    return [paths.manifest("metrics", key) for key in keys]
+    table = paths.table(scale_name, grid_name)
+    return _metrics(plan_grid(grid_name, scale_name)) + _changed(table, table_key(grid_name, scale_name))
 
 
 def figure_inputs(grid_name: str, scale_name: str, figure: str) -> list[Path]:
     """What a figure is drawn from, first seeds only: samples, or states and the tokenizer."""
+    key = figure_key(grid_name, scale_name, figure)
+    drawn = _drawn(plan_grid(grid_name, scale_name), figure)
+    return drawn + _changed(paths.figure(scale_name, grid_name, figure), key)
+
+
+def table_key(grid_name: str, scale_name: str) -> str:
+    """Changes whenever the table would: its rows, labels, cited values, runs. A YAML comment changes nothing."""
     grid = plan_grid(grid_name, scale_name)
+    return _digest([grid.model_dump(mode="json"), [str(path) for path in _metrics(grid)]])
+
+
+def figure_key(grid_name: str, scale_name: str, figure: str) -> str:
+    """Changes whenever the figure would: its labels and what it is drawn from."""
+    grid = plan_grid(grid_name, scale_name)
+    labels = [[row.label, row.axes] for row in grid.available()]
+    return _digest([labels, [str(path) for path in _drawn(grid, figure)]])
+
+
+def record_key(made: Path, key: str) -> None:
+    """Note beside a table or figure which key it was made for."""
+    write_text(paths.key_record(made), f"{key}\n")
+
+
+def _changed(made: Path, key: str) -> list[Path]:
+    """The key record of a table or figure made for another key, touched: an input newer than it starts its rule again.
+
+    Snakemake's own record of parameters is lost with its .snakemake folder, and a missing input alone starts nothing.
+    """
+    record = paths.key_record(made)
+    if not made.exists() or (record.exists() and record.read_text().strip() == key):
+        return []
+    try:
+        record.touch()
+    except OSError as error:
+        raise UserError(f"{made} was made for another plan, and {record} cannot be written: {error.strerror}") from None
+    return [record]
+
+
+def _metrics(grid: Grid) -> list[Path]:
+    keys = {stage.key: None for row in grid.available() for stage in row_metrics(row)}
+    return [paths.manifest("metrics", key) for key in keys]
+
+
+def _drawn(grid: Grid, figure: str) -> list[Path]:
     samples = [row_metrics(row)[0].samples for row in grid.available()]
     if figure == "samples":
         return [paths.manifest("samples", stage.key) for stage in samples]
     return [paths.manifest("state", stage.state.key) for stage in samples]
 
 
-def table_key(grid_name: str, scale_name: str) -> str:
-    """Changes whenever the table would: its rows, labels, cited values, runs. A YAML comment changes nothing."""
-    grid: Recipe = plan_grid(grid_name, scale_name)
-    metrics = [str(path) for path in table_inputs(grid_name, scale_name)]
-    content = json.dumps([grid.model_dump(mode="json"), metrics], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

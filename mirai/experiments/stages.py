@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import PositiveInt
 
@@ -170,10 +170,6 @@ class Phase(Recipe):
     coefficient: float | Cosine | None = None  # lambda
     learning_rate_over: PositiveInt | None = None  # total epochs of a cosine learning rate; None: constant
 
-    def settings(self) -> dict[str, Any]:
-        """Everything but the length, for merging equal neighbours."""
-        return hashed(self, without=("epochs",))
-
 
 class StateStage(Stage):
     """What a training has become after the whole epochs of its timeline: all that shaped it up to there, nothing later."""
@@ -279,7 +275,6 @@ class MetricsStage(Stage):
         return [self.samples, *self.samples.state.codes_stage().needs(), reference, *reference.needs()]
 
 
-StageKind = Literal["tokenizer", "codes", "encoder", "features", "reference", "state", "samples", "metrics"]
 STAGES: dict[str, type[Stage]] = {
     stage.kind: stage
     for stage in (
@@ -302,19 +297,15 @@ def timeline(run: Run) -> tuple[Phase, ...]:
         return (Phase(epochs=run.epochs, learning_rate_over=learning_rate_over),)
     assert run.foresight.schedule is not None
     bare = run.foresight.model_copy(update={"schedule": None})
-    result: list[Phase] = []
-    for start, end, coefficient in phases(run.foresight.schedule, run.epochs):
-        active = coefficient != 0.0
-        phase = Phase(
+    return tuple(
+        Phase(
             epochs=end - start,
-            foresight=bare if active else None,
-            coefficient=coefficient if active else None,
+            foresight=None if coefficient == 0.0 else bare,
+            coefficient=None if coefficient == 0.0 else coefficient,
             learning_rate_over=learning_rate_over,
         )
-        if result and result[-1].settings() == phase.settings():
-            phase = phase.model_copy(update={"epochs": result.pop().epochs + phase.epochs})
-        result.append(phase)
-    return tuple(result)
+        for start, end, coefficient in phases(run.foresight.schedule, run.epochs)  # merged there
+    )
 
 
 def state_stage(run: Run) -> StateStage:

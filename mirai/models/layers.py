@@ -15,7 +15,7 @@ from mirai.models.cache import KVCache
 
 AttentionKernel = Literal["flash", "explicit"]
 ROPE_BASE = 10000.0
-NORM_EPS = 1e-5
+NORM_EPS = 1e-5  # of nn.RMSNorm: float32 statistics as LlamaGen's; in bfloat16 it rounds once, LlamaGen's twice
 CLASS_CELL = -1  # in place of a grid cell: a slot without a position
 
 
@@ -42,7 +42,7 @@ class Embedding(nn.Embedding):
 
 
 class Dropout(nn.Dropout):
-    """Dropout; on a CPU from 16 random bits per element (the rate to 2^-17), a fifth of a training step faster."""
+    """Dropout; on a CPU from 16 random bits per element (the rate to 2^-17), a small training step is 12% faster."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0 or x.device.type != "cpu":

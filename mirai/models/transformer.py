@@ -7,6 +7,8 @@ only use of torch's global generator. Letters: B batch, N tokens of an image, T 
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -48,6 +50,8 @@ def drop_labels(labels: Tensor, dropped: Tensor, null_class: int) -> Tensor:
 class Transformer(nn.Module):
     """The model of LlamaGen; all weights are zero (norms one) until `init_weights` or `load_state_dict`."""
 
+    cells: Tensor
+
     def __init__(
         self,
         model: recipe.Model,
@@ -70,7 +74,7 @@ class Transformer(nn.Module):
         self.norm = nn.RMSNorm(model.width, eps=NORM_EPS)
         self.output = Linear(model.width, codebook_size)
         cells = torch.arange(CLASS_CELL, self.num_tokens)  # slot -> raster cell of the token it holds, N+1 slots
-        self.register_buffer("cells", cells, persistent=False)
+        self.register_buffer("cells", cells, persistent=False)  # integers: casting the model leaves positions exact
 
     @property
     def num_tokens(self) -> int:
@@ -86,8 +90,8 @@ class Transformer(nn.Module):
     def init_weights(self, seed: int) -> None:
         """LlamaGen's initialisation: N(0, 0.02), norms 1, output head 0 (the first loss is ln V).
 
-        Every tensor draws from a stream of its own, named after it, on the CPU: neither another parameter nor the device
-        changes it.
+        Every tensor draws from a stream of its own, named after it, on the CPU: neither another parameter nor the
+        device changes it.
         """
         for name, parameter in self.named_parameters():
             if parameter.ndim == 1:
@@ -155,5 +159,5 @@ class Transformer(nn.Module):
         """One slot (B,1,D) through all blocks -> (B,V)."""
         rope = self._rope(slice(slot, slot + 1))
         for index, layer in enumerate(self.layers):
-            x = layer.decode(x, rope, cache, index, slot)
+            x = cast(Block, layer).decode(x, rope, cache, index, slot)
         return self._logits(x)[:, 0]

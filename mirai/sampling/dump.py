@@ -139,7 +139,7 @@ def _is_good(path: Path, origin: dict[str, Any], size: int) -> bool:
     """Whether a shard is there, undamaged (the zip's CRC-32 of each array), of this origin, and whole."""
     try:
         shard = _read(path)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile):  # all that a flipped bit gives
         return False
     return (
         str(shard["origin"]) == json.dumps(origin, sort_keys=True)

@@ -24,7 +24,7 @@ from mirai.tokenizer.vqgan import VQGAN, to_uint8
 MANIFEST = "tokenizer.json"
 
 
-def save_tokenizer(folder: Path, model: VQGAN, recipe: Tokenizer, report: Mapping[str, float]) -> None:
+def save_tokenizer(folder: Path, model: VQGAN, recipe: Tokenizer, report: Mapping[str, Any]) -> None:
     """Write the weights, then the manifest with the recipe and the report of the training (empty for released weights)."""
     weights = states.save_tensors(folder / "weights.safetensors", model.state_dict())
     content = {"recipe": recipe.model_dump(mode="json"), "report": dict(report)}

@@ -140,6 +140,11 @@ def test_rows_that_mean_the_same_are_one_run(name: str, run_of: RunOf) -> None:
     assert key(run_of(**first)) == key(run_of(**second))
 
 
+def test_a_run_whose_lambda_is_always_0_is_the_baseline_run_itself(run_of: RunOf) -> None:
+    dark = run_of(arm="mirai-i", schedule={"kind": "thirds", "values": [0.0, 0.0, 0.0]})
+    assert dark == run_of()
+
+
 UNEQUAL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "K=3 in 1D is not K=3 in 2D": (
         {"arm": "mirai-e", "layout": "1D", "num_tokens": 3},
@@ -414,3 +419,11 @@ def test_how_the_training_set_is_cut_leaves_the_networks_beside_it_alone(run_of:
             "features",
             "reference",
         }
+
+
+def test_other_pictures_make_every_stage_anew(run_of: RunOf) -> None:
+    run = run_of("demo", arm="mirai-i")
+    before = keys_by_kind(run)
+    for field, value in (("name", "others"), ("resolution", 64), ("num_classes", 7)):
+        after = keys_by_kind(changed(run, ("data", field), value))
+        assert not [kind for kind in before if before[kind] == after[kind]], field

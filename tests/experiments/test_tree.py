@@ -172,6 +172,7 @@ def test_a_state_is_cut_at_any_epoch_into_what_it_was(state_of: StateOf) -> None
         ({"epochs": 50}, [10, 15, 20, 40, 50]),
         ({"epochs": 7}, [7]),
         ({"epochs": 10}, [10]),
+        ({"epochs": 16}, [10, 15, 16]),
         # a boundary of the own timeline that is no rung of the ladder: warm-up to 13, a step at 33
         ({"arm": "mirai-e", "epochs": 66, "warmup_epochs": 13}, [10, 13, 15, 20, 33, 40, 66]),
     ],
@@ -262,11 +263,11 @@ def test_a_rung_added_later_leaves_begun_states_their_parent(project: Path) -> N
 def test_a_state_is_frozen_once_with_its_parent_and_never_again(project: Path) -> None:
     planned = plan.lookup(final_state().key)
     path = plan.freeze(planned)
-    written = path.read_bytes()
+    written = path.stat()
     assert read_json(path)["parent_epoch"] == 40
     add_rung(60)
     plan.freeze(planned)
-    assert path.read_bytes() == written
+    assert path.stat() == written
 
 
 def test_a_queued_job_finds_its_recipe_without_its_grid(project: Path) -> None:
@@ -298,6 +299,15 @@ def test_a_recipe_frozen_by_another_revision_is_refused(project: Path, monkeypat
         plan.lookup(old)
 
 
+def test_a_frozen_recipe_with_other_fields_is_refused_in_one_sentence(project: Path) -> None:
+    state = final_state()
+    path = plan.freeze(plan.lookup(state.key))
+    path.write_text(path.read_text().replace('"class_dropout"', '"class_drop"'))
+    forget()
+    with pytest.raises(UserError, match="was made by another version of mirai, which had other recipes"):
+        plan.lookup(state.key)
+
+
 def test_a_state_waits_for_its_parents_weights_and_for_its_resume_point_once_they_are_there(project: Path) -> None:
     state = final_state(row=1)
     parent = state.at(40).key
@@ -314,6 +324,27 @@ def test_a_published_stage_waits_for_nothing(project: Path) -> None:
     paths.manifest("state", state.key).parent.mkdir(parents=True)
     paths.manifest("state", state.key).write_text("{}")
     assert plan.inputs(state.key) == []
+
+
+def test_a_collected_optimiser_is_restored_from_what_training_needed(project: Path) -> None:
+    state = final_state(row=1)
+    paths.manifest("state", state.key).parent.mkdir(parents=True)
+    paths.manifest("state", state.key).write_text("{}")
+    assert plan.inputs(state.key) == []
+    kinds = {path.parent.parent.name for path in plan.restore_inputs(state.key)}
+    assert kinds == {"codes", "encoder", "state"}
+    paths.resume(state.key).write_text("{}")
+    assert plan.restore_inputs(state.key) == []
+
+
+def test_a_table_waits_for_the_metrics_of_its_rows_and_a_picture_for_less(project: Path) -> None:
+    grid = plan.plan_grid("table2", "imagenet256")
+    metrics = [metrics_stage(run) for row in grid.rows for run in row.runs]
+    assert plan.table_inputs("table2", "imagenet256") == [paths.manifest("metrics", stage.key) for stage in metrics]
+    samples = [paths.manifest("samples", stage.samples.key) for stage in metrics]
+    assert plan.figure_inputs("table2", "imagenet256", "samples") == samples
+    states = [paths.manifest("state", stage.samples.state.key) for stage in metrics]
+    assert plan.figure_inputs("table2", "imagenet256", "token_maps") == states
 
 
 def test_a_trunk_of_plain_training_needs_no_encoder(project: Path) -> None:

@@ -50,8 +50,12 @@ def test_a_dump_holds_exactly_the_wanted_samples_in_index_order(tmp_path: Path, 
     assert sorted(manifest["payloads"]) == ["shard-00000", "shard-00001", "shard-00002"]
 
 
-def test_the_last_batch_equals_that_of_a_larger_dump(tmp_path: Path, model: Transformer) -> None:
+def test_the_last_batch_is_computed_whole_and_equals_that_of_a_larger_dump(tmp_path: Path, model: Transformer) -> None:
+    rows: list[int] = []
+    hook = model.cls_embedding.register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
     sample(tmp_path / "ten", model)
+    hook.remove()
+    assert rows == [8, 8, 8]  # labels and nulls of four samples
     sample(tmp_path / "twelve", model, SAMPLING.model_copy(update={"num_samples": 12}))
     assert torch.equal(load_samples(tmp_path / "ten")[0], load_samples(tmp_path / "twelve")[0][:10])
 
@@ -87,6 +91,18 @@ def test_shards_of_other_settings_or_another_state_are_not_kept(tmp_path: Path, 
     sample(tmp_path / "used", model, other)
     sample(tmp_path / "fresh", model, other)
     assert contents(tmp_path / "used") == contents(tmp_path / "fresh")
+
+
+def test_no_flipped_bit_of_a_shard_goes_unnoticed(tmp_path: Path, model: Transformer) -> None:
+    sampling = SAMPLING.model_copy(update={"num_samples": 2, "batch_size": 2})
+    sample(tmp_path, model, sampling)
+    shard = tmp_path / "shard-00000.npz"
+    content = shard.read_bytes()
+    codes, _ = load_samples(tmp_path)
+    for position in range(0, len(content), 7):
+        shard.write_bytes(content[:position] + bytes([content[position] ^ 8]) + content[position + 1 :])
+        sample(tmp_path, model, sampling)
+        assert torch.equal(load_samples(tmp_path)[0], codes)
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "altered"])

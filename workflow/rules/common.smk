@@ -1,6 +1,7 @@
 # What rules ask of the package. Every stage of the store is named by its key; its inputs follow from the key alone.
 import sys
 
+from mirai import preflight
 from mirai.errors import UserError
 from mirai.experiments import paths, plan
 from mirai.experiments.grid import grid_names
@@ -26,15 +27,13 @@ def restore_inputs(wildcards):
 
 
 def table_inputs(wildcards):
+    told(preflight.check, wildcards.grid, paths.scale_of(wildcards.prefix))
     return told(plan.table_inputs, wildcards.grid, paths.scale_of(wildcards.prefix))
 
 
 def figure_inputs(wildcards):
-    return told(plan.figure_inputs, wildcards.grid, paths.scale_of(wildcards.prefix), wildcards.figure)
-
-
-def table_key(wildcards):
-    return told(plan.table_key, wildcards.grid, paths.scale_of(wildcards.prefix))
+    scale = paths.scale_of(wildcards.prefix)
+    return told(plan.figure_inputs, wildcards.grid, scale, wildcards.figure)
 
 
 wildcard_constraints:

@@ -6,10 +6,9 @@ rule make_table:
         markdown="results/{prefix}{grid}.md",
     log:
         "results/logs/table/{prefix}{grid}.log",
-    params:
-        key=table_key,
-        scale=lambda wildcards: paths.scale_of(wildcards.prefix),
     threads: 1
+    params:
+        scale=lambda wildcards: paths.scale_of(wildcards.prefix),
     shell:
         "mirai table {wildcards.grid} --scale {params.scale} --log {log}"
 
@@ -21,9 +20,8 @@ rule make_figure:
         "results/{prefix}{grid}_{figure}.png",
     log:
         "results/logs/figure/{prefix}{grid}_{figure}.log",
-    params:
-        key=table_key,
-        scale=lambda wildcards: paths.scale_of(wildcards.prefix),
     threads: 1
+    params:
+        scale=lambda wildcards: paths.scale_of(wildcards.prefix),
     shell:
         "mirai figure {wildcards.figure} {wildcards.grid} --scale {params.scale} --log {log}"

@@ -1,0 +1,90 @@
+"""What is looked at before a table is made: whether its numbers suffice, and the image folder, if it is made of one."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import asdict
+
+from mirai.errors import UserError
+from mirai.experiments import paths
+from mirai.experiments.plan import plan_grid, row_metrics
+from mirai.experiments.scale import Scale, load_scale
+from mirai.experiments.site import load_site
+from mirai.experiments.stages import Stage
+from mirai.states import is_published, read_json
+
+READERS = ("tokenizer", "codes", "encoder", "features", "reference")  # stages that look at images
+PER_FEATURE = 10  # images, as mirai.evaluation.statistics asks again once it knows how many can be read
+SPATIAL_CELLS = 16  # of the small feature network's last map
+
+
+@functools.cache  # Snakemake asks once per target
+def check(grid_name: str, scale_name: str) -> None:
+    """UserError for a table that would fail after its trainings: too few images or samples, or another image folder.
+
+    The paper's folder is left to its stages, which look when they open it: listing 1.28 million files takes minutes.
+    """
+    scale = load_scale(scale_name)
+    file = paths.SCALES / f"{'folder' if scale.data.source == 'folder' else scale_name}.yaml"
+    samples, split = scale.sampling.num_samples, scale.evaluation.is_split_size
+    if samples < split:
+        raise UserError(f"{file}: num_samples {samples} do not fill one split of the inception score, is_split_size {split}")
+    _require_enough(scale, samples, f"{file}: num_samples {samples}")
+    if scale.data.source == "folder" and scale_name != paths.PAPER_SCALE:
+        _check_folder(grid_name, scale_name)
+
+
+def _require_enough(scale: Scale, count: int, what: str) -> None:
+    """UserError below ten images per feature of a network trained here."""
+    features = scale.evaluation.features
+    if features.width is None or features.spatial_channels is None:
+        return
+    width = max(features.width, SPATIAL_CELLS * features.spatial_channels)
+    if count < PER_FEATURE * width:
+        raise UserError(
+            f"{what} are too few: statistics of {width} features need {PER_FEATURE * width}; give more, or narrow "
+            "evaluation.features in the scale"
+        )
+
+
+def _check_folder(grid_name: str, scale_name: str) -> None:
+    """UserError for an image folder that is missing, too small, or not as it was when stages were made of it.
+
+    It may be gone once all that reads it is there.
+    """
+    from mirai.data.folder import fingerprint  # imports numpy and PIL
+
+    scale = load_scale(scale_name)
+    manifests = [paths.manifest(stage.kind, stage.key) for stage in _readers(grid_name, scale_name)]
+    made = [manifest for manifest in manifests if is_published(manifest)]
+    try:
+        folder = load_site().image_folder(scale.data.name)
+    except UserError:
+        if len(made) == len(manifests):
+            return
+        raise
+    now = fingerprint(folder)
+    for manifest in made:
+        content = read_json(manifest)
+        then = content.get("source") or content.get("report", {}).get("source")
+        if then not in (None, asdict(now)):
+            raise UserError(
+                f"image folder {folder} has changed since {manifest} was made of it ({then['files']} files of "
+                f"{then['bytes']} bytes then, {now.files} of {now.bytes} now); give the new contents a new name "
+                f"in {paths.SITE}"
+            )
+    _require_enough(scale, now.files, f"image folder {folder}: {now.files} images")
+
+
+def _readers(grid_name: str, scale_name: str) -> list[Stage]:
+    """The stages behind a grid that look at images."""
+
+    def needed(stage: Stage) -> Iterator[Stage]:
+        yield stage
+        for other in stage.needs():
+            yield from needed(other)
+
+    rows = plan_grid(grid_name, scale_name).available()
+    stages = {stage.key: stage for row in rows for metrics in row_metrics(row) for stage in needed(metrics)}
+    return [stage for stage in stages.values() if stage.kind in READERS]
