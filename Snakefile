@@ -5,7 +5,8 @@ from snakemake.utils import min_version
 min_version("9.0")
 
 
-container: None
+# Read with `--sdm apptainer` only: an image in which this package is installed.
+container: "mirai.sif"
 
 
 include: "workflow/rules/common.smk"
@@ -23,4 +24,5 @@ rule all:
 
 
 onstart:
-    told(plan.start, leave=sys.exit)  # raised here, unlike in an input function, it unlocks the folder on its way
+    # Raised here, unlike in an input function, SystemExit unlocks the folder on its way out.
+    told(plan.start, leave=sys.exit)

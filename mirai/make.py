@@ -55,7 +55,6 @@ from mirai.tokenizer.vqgan import to_float
 from mirai.training.distributed import ranks_of
 from mirai.training.loop import train
 
-
 HELD_OUT = 500  # validation images behind the tokenizer's report
 ENCODE_BATCH = 64  # images, times their views, per pass of the tokenizer
 

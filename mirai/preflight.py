@@ -29,7 +29,9 @@ def check(grid_name: str, scale_name: str) -> None:
     file = paths.SCALES / f"{'folder' if scale.data.source == 'folder' else scale_name}.yaml"
     samples, split = scale.sampling.num_samples, scale.evaluation.is_split_size
     if samples < split:
-        raise UserError(f"{file}: num_samples {samples} do not fill one split of the inception score, is_split_size {split}")
+        raise UserError(
+            f"{file}: num_samples {samples} do not fill one split of the inception score, is_split_size {split}"
+        )
     _require_enough(scale, samples, f"{file}: num_samples {samples}")
     if scale.data.source == "folder" and scale_name != paths.PAPER_SCALE:
         _check_folder(grid_name, scale_name)

@@ -1,7 +1,6 @@
 """The made-up weights behind tests/golden: every tensor is a function of its state_dict key and shape (golden/README.md).
 
-Tests write `from golden_weights import ...`: tests/ is on pytest's path (it holds conftest.py). `tests` itself cannot be
-imported as a package, since an installed dependency claims that name.
+Tests write `from golden_weights import ...`: tests/ is on pytest's path.
 """
 
 from __future__ import annotations

@@ -59,9 +59,7 @@ def _tokenizer() -> list[float]:
         codebook_size=16,
         codebook_dim=4,
         group_norm_groups=4,
-        training=TokenizerTraining(
-            steps=4, batch_size=8, learning_rate=1e-3, num_images=64, restart_every=2
-        ),
+        training=TokenizerTraining(steps=4, batch_size=8, learning_rate=1e-3, num_images=64, restart_every=2),
     )
     images, _ = _images(64)
     _, report = train_tokenizer(recipe, images, images[:16], progress=False)
@@ -160,7 +158,9 @@ def test_every_stage_has_its_numbers():
 def test_numbers_change_only_with_the_revision(kind: str) -> None:
     torch.set_num_threads(1)
     record = json.loads(RECORD.read_text())[kind]
-    assert record["revision"] == REVISIONS[kind], f"run `python -m tests.test_revisions` to record revision {REVISIONS[kind]}"
+    assert record["revision"] == REVISIONS[kind], (
+        f"run `python -m tests.test_revisions` to record revision {REVISIONS[kind]}"
+    )
     # Other processors round differently; a change of meaning moves these numbers by far more.
     assert NUMBERS[kind]() == pytest.approx(record["numbers"], rel=2e-3, abs=1e-4), f"raise REVISIONS['{kind}']"
 

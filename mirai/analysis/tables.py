@@ -184,7 +184,8 @@ def _footnote(grid: Grid) -> str:
     )
     parts = [
         f"Scale {grid.scale}: {spread}.",
-        f"{documents[0]['num_samples']} samples against {documents[0]['num_reference']} references, features of: {evaluation.features.name}.",
+        f"{documents[0]['num_samples']} samples against {documents[0]['num_reference']} references, "
+        f"features of: {evaluation.features.name}.",
     ]
     if encoders:
         parts.append(f"Encoder of Mirai-I: {', '.join(encoders)}.")

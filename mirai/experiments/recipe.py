@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 
 class Recipe(BaseModel):
@@ -173,7 +182,6 @@ class Cosine(Recipe):
 class Head(Recipe):
     """Projection head rho_k: the three-layer SiLU MLP of REPA (Sec. B, Table 9)."""
 
-    kind: Literal["mlp"] = "mlp"
     width: PositiveInt = 2048
 
 
@@ -287,7 +295,6 @@ class Evaluation(Recipe):
     is_split_size: PositiveInt = 5000
     neighbours: PositiveInt = 3  # k of precision and recall
     halves: int = Field(default=0, ge=0)  # random halves of the samples behind the printed spread of one state; not 1
-
 
     @field_validator("halves")
     @classmethod

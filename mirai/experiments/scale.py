@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from mirai.errors import UserError
 from mirai.experiments import paths
@@ -47,7 +47,6 @@ class Scale(Recipe):
     sampling: Sampling
     evaluation: Evaluation
     numerics: Numerics
-    minutes_per_epoch: dict[str, PositiveFloat] = {}  # measured, per size, for `mirai plan`
 
     @model_validator(mode="after")
     def _encoders_exist(self) -> Self:

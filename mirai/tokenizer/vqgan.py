@@ -6,6 +6,7 @@ strictly. Letters: B batch, N tokens, V codes, C channels (of a latent: `codeboo
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -80,7 +81,7 @@ class Level(nn.Module):
     ) -> None:
         super().__init__()
         widths = [in_channels] + [channels] * res_blocks
-        self.res = nn.ModuleList(ResBlock(before, after, groups) for before, after in zip(widths, widths[1:]))
+        self.res = nn.ModuleList(ResBlock(before, after, groups) for before, after in itertools.pairwise(widths))
         self.attn = nn.ModuleList(AttentionBlock(channels, groups) if attention else nn.Identity() for _ in self.res)
         self.downsample = Downsample(channels) if down else nn.Identity()
         self.upsample = Upsample(channels) if up else nn.Identity()
@@ -102,7 +103,7 @@ class Encoder(nn.Module):
         self.conv_blocks = nn.Sequential(
             *(
                 Level(before, after, recipe.res_blocks, groups, attention=i == last, down=i < last, up=False)
-                for i, (before, after) in enumerate(zip(widths, widths[1:]))
+                for i, (before, after) in enumerate(itertools.pairwise(widths))
             )
         )
         self.mid = _middle(widths[-1], groups)
@@ -127,7 +128,7 @@ class Decoder(nn.Module):
         self.conv_blocks = nn.Sequential(
             *(
                 Level(before, after, recipe.res_blocks + 1, groups, attention=i == 0, down=False, up=i < last)
-                for i, (before, after) in enumerate(zip(widths, widths[1:]))
+                for i, (before, after) in enumerate(itertools.pairwise(widths))
             )
         )
         self.norm_out = _norm(widths[-1], groups)

@@ -11,7 +11,7 @@ import pytest
 
 from mirai.experiments import plan, stages
 from mirai.experiments.grid import grid_names, load_grid
-from mirai.experiments.recipe import Head, Model
+from mirai.experiments.recipe import Model, Schedule
 from mirai.experiments.scale import load_scale
 from mirai.experiments.stages import REVISIONS, STAGES, Stage, hashed, metrics_stage
 from mirai.states import read_json
@@ -85,11 +85,11 @@ def test_a_new_encoder_revision_leaves_trunks_of_plain_training_alone(
 
 
 def test_an_added_field_at_its_old_value_leaves_keys_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    old = Head(width=8)
-    monkeypatch.setitem(stages.ADDED, "Head.kind", "mlp")
-    assert hashed(old) == {"width": 8}
-    monkeypatch.setitem(stages.ADDED, "Head.kind", "linear")
-    assert hashed(old) == {"kind": "mlp", "width": 8}
+    old = Schedule(kind="constant", values=(2.0,))
+    monkeypatch.setitem(stages.ADDED, "Schedule.warmup_epochs", 0)
+    assert hashed(old) == {"kind": "constant", "values": (2.0,)}
+    monkeypatch.setitem(stages.ADDED, "Schedule.warmup_epochs", 15)
+    assert hashed(old) == {"kind": "constant", "values": (2.0,), "warmup_epochs": 0}
 
 
 def test_an_added_field_counts_for_its_own_type_only(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

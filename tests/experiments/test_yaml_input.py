@@ -27,8 +27,8 @@ class Outer(Recipe):
     """Nested in every way that grids and scales nest."""
 
     inner: Inner
-    many: list[Inner] = []  # noqa: RUF012 - pydantic copies it
-    named: dict[str, Inner] = {}  # noqa: RUF012
+    many: list[Inner] = []
+    named: dict[str, Inner] = {}
 
 
 def mistake(path: Path, text: str, model: type[Recipe] = Training) -> str:

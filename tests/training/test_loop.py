@@ -199,7 +199,7 @@ def test_two_ranks_see_the_samples_of_one_and_share_its_gradient(tmp_path):
     batches = mp.Manager().list()
     mp.spawn(_rank, (str(tmp_path), state.model_dump_json(), batches, port), nprocs=2)
 
-    (images0, views0), (images1, views1) = ([(i, v) for r, i, v in batches if r == rank][0] for rank in (0, 1))
+    (images0, views0), (images1, views1) = (next((i, v) for r, i, v in batches if r == rank) for rank in (0, 1))
     images, views = loop.batch_indices(0, seed=0, num_images=40, num_views=2, batch_size=4)
     assert (images0 + images1, views0 + views1) == (images.tolist(), views.tolist())
     for name, tensor in tiny.tensors(state).items():

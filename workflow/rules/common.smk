@@ -1,21 +1,22 @@
 # What rules ask of the package. Every stage of the store is named by its key; its inputs follow from the key alone.
+import os
 import sys
 
 from mirai import preflight
 from mirai.errors import UserError
 from mirai.experiments import paths, plan
-from mirai.experiments.grid import grid_names
 
 
-def told(function, *arguments):
-    """The user's mistakes as one sentence and exit code 2, not as a traceback."""
+def told(function, *arguments, leave=os._exit):
+    """The user's mistakes as one sentence and exit code 2, not as a traceback.
+
+    Snakemake turns whatever an input function raises, SystemExit included, into a page of context and exit code 1.
+    """
     try:
         return function(*arguments)
     except UserError as mistake:
-        print(f"mirai: {mistake}", file=sys.stderr)
-        # Snakemake turns exceptions of input functions, SystemExit included, into a page of context and exit code 1.
-        sys.stderr.flush()
-        os._exit(2)
+        print(f"mirai: {mistake}", file=sys.stderr, flush=True)
+        leave(2)
 
 
 def stage_inputs(wildcards):
