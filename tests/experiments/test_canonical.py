@@ -294,8 +294,8 @@ OTHER: dict[str, list[Any]] = {
     "Evaluation.halves": [7],
     "Run.epochs": [120],
 }
-# Fields that cannot change alone: the first has one value, the others follow from `source` and `targets` being given.
-BOUND = {"Head.kind", "Foresight.level", "Foresight.source", "FeatureNetwork.kind"}
+# Fields that cannot change alone: they follow from which of the others are given.
+BOUND = {"Foresight.level", "Foresight.source", "FeatureNetwork.kind"}
 
 NAMES = {"Tokenizer.name", "Encoder.name", "FeatureNetwork.name"}  # what a table prints
 NO_ENCODER = {"Foresight.ema_slot_shift", "Foresight.teacher_layer"}  # of a foresight that is not the EMA's

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from mirai.errors import UserError
 from mirai.experiments.recipe import Tokenizer, TokenizerTraining
 from mirai.randomness import stream
 from mirai.tokenizer.training import _new_model, _restart_dead_codes, measure_tokenizer, train_tokenizer
@@ -72,6 +73,14 @@ def test_training_leaves_the_global_random_state_alone() -> None:
     before = torch.get_rng_state()
     train_tokenizer(recipe(steps=1), pictures(8, "train"), pictures(8, "train"), progress=False)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_training_that_diverges_says_so() -> None:
+    plan = recipe(steps=3).training
+    assert plan is not None
+    wild = recipe(steps=3).model_copy(update={"training": plan.model_copy(update={"learning_rate": 1e38})})
+    with pytest.raises(UserError, match="'tiny' diverged at learning_rate"):
+        train_tokenizer(wild, pictures(8, "train"), pictures(8, "train"), progress=False)
 
 
 def test_a_restart_moves_dead_codes_onto_latents_and_leaves_used_ones() -> None:
