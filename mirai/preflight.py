@@ -26,13 +26,12 @@ def check(grid_name: str, scale_name: str) -> None:
     The paper's folder is left to its stages, which look when they open it: listing 1.28 million files takes minutes.
     """
     scale = load_scale(scale_name)
-    file = paths.SCALES / f"{'folder' if scale.data.source == 'folder' else scale_name}.yaml"
     samples, split = scale.sampling.num_samples, scale.evaluation.is_split_size
     if samples < split:
         raise UserError(
-            f"{file}: num_samples {samples} do not fill one split of the inception score, is_split_size {split}"
+            f"scale {scale_name}: num_samples {samples} do not fill one split of the inception score, is_split_size {split}"
         )
-    _require_enough(scale, samples, f"{file}: num_samples {samples}")
+    _require_enough(scale, samples, f"scale {scale_name}: {samples} samples")
     if scale.data.source == "folder" and scale_name != paths.PAPER_SCALE:
         _check_folder(grid_name, scale_name)
 
@@ -46,29 +45,26 @@ def _require_enough(scale: Scale, count: int, what: str) -> None:
     if count < PER_FEATURE * width:
         raise UserError(
             f"{what} are too few: statistics of {width} features need {PER_FEATURE * width}; give more, or narrow "
-            "evaluation.features in the scale"
+            "evaluation.features of the scale"
         )
 
 
 def _check_folder(grid_name: str, scale_name: str) -> None:
-    """UserError for an image folder that is missing, too small, or not as it was when stages were made of it.
+    """UserError for an image folder that is too small, or not as it was when stages were made of it.
 
-    It may be gone once all that reads it is there.
+    Where there is none (any more), nothing is wrong before a stage must read it.
     """
     from mirai.data.folder import fingerprint  # imports numpy and PIL
 
     scale = load_scale(scale_name)
-    manifests = [paths.manifest(stage.kind, stage.key) for stage in _readers(grid_name, scale_name)]
-    made = [manifest for manifest in manifests if is_published(manifest)]
     try:
         folder = load_site().image_folder(scale.data.name)
     except UserError:
-        if len(made) == len(manifests):
-            return
-        raise
+        return
     now = fingerprint(folder)
-    for manifest in made:
-        content = read_json(manifest)
+    for stage in _readers(grid_name, scale_name):
+        manifest = paths.manifest(stage.kind, stage.key)
+        content = read_json(manifest) if is_published(manifest) else {}
         then = content.get("source") or content.get("report", {}).get("source")
         if then not in (None, asdict(now)):
             raise UserError(

@@ -1,4 +1,4 @@
-"""Random streams without memory: every draw is a function of (seed, purpose, indices), so nothing has to be saved to resume."""
+"""Random streams without memory: every draw is a function of (seed, purpose, indices); nothing is saved to resume."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 def sequence(seed: int, purpose: str, *indices: int) -> np.random.SeedSequence:
     """The seed sequence of one purpose, e.g. ("view", step). Purposes are hashed, so their streams never meet."""
-    return np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), *indices])
+    # The count of indices keeps (3,) and (3, 0) apart: seed sequences ignore trailing zeros.
+    return np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), len(indices), *indices])
 
 
 def stream(seed: int, purpose: str, *indices: int) -> np.random.Generator:

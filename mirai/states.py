@@ -185,8 +185,9 @@ class Lock:
             self._file.flush()
         except OSError as error:
             raise UserError(f"cannot write {self.path}: {error.strerror}") from error
-        for leftover in self.path.parent.glob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
+        for leftover in self.path.parent.glob(f".*.{socket.gethostname()}.*.tmp"):
+            if not Path(f"/proc/{leftover.name.split('.')[-2]}").exists():  # its writer is dead
+                leftover.unlink(missing_ok=True)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -156,10 +156,9 @@ HEAVY = ("torch", "torchvision", "timm", "pandas", "matplotlib", "sklearn", "sci
         ),
         "import mirai.cli; mirai.cli.build_parser().format_help()",
         "import mirai.launch, mirai.preflight",
-        "import mirai.models.sizes",
         f"import os; os.chdir({str(ROOT)!r}); from mirai.experiments import plan; plan.plan_grid('table2', 'demo')",
     ],
-    ids=["experiments", "cli", "launch", "sizes", "plan"],
+    ids=["experiments", "cli", "launch", "plan"],
 )
 def test_planning_and_the_command_lines_help_need_no_torch(code: str, tmp_path: Path) -> None:
     printed = fresh(f"{code}\nimport sys; print(*sys.modules)", tmp_path).split()

@@ -100,15 +100,6 @@ def _open_folder(data: Data, split: Split, count: int | None, folder: Path | Non
     return FolderSet(folder, names, files, order[:count], square_side(data), data.resolution)
 
 
-def load_squares(images: ImageSet, indices: Sequence[int] | None = None, *, progress: bool = False) -> Pixels:
-    """Squares (n, S', S', 3) of a set small enough for memory; `indices` None: all."""
-    chosen = range(len(images)) if indices is None else indices
-    squares = np.empty((len(chosen), images.side, images.side, 3), np.uint8)
-    for place, index in enumerate(tqdm(chosen, desc="images", disable=not progress)):
-        squares[place] = images.square(index)
-    return squares
-
-
 def centre_images(images: ImageSet, indices: Sequence[int] | None = None, *, progress: bool = False) -> Pixels:
     """Plain centre crops (n, S, S, 3) at the resolution, as reference and validation images are."""
     chosen = range(len(images)) if indices is None else indices

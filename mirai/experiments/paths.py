@@ -45,11 +45,6 @@ def frozen(kind: str, key: str) -> Path:
     return folder(kind, key) / "recipe.json"
 
 
-def log(kind: str, key: str) -> Path:
-    """What the stage's process printed."""
-    return RESULTS / "logs" / kind / f"{key}.log"
-
-
 def benchmark(kind: str, key: str) -> Path:
     """Seconds and memory of a stage's job, as Snakemake measures them."""
     return RESULTS / "logs" / kind / f"{key}.tsv"

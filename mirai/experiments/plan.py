@@ -101,15 +101,11 @@ def freeze(planned: Planned) -> Path:
 
 
 def start() -> None:
-    """Before the first job of a run, not of a dry run: refuse what this machine cannot do, then freeze all recipes."""
-    refuse_missing_places((lookup(key).stage for key in _to_make), load_site())
-    freeze_all()
-
-
-def freeze_all() -> None:
-    """Freeze every stage met so far."""
-    for planned in _planned.values():
-        freeze(planned)
+    """Before the first job of a run, not of a dry run: refuse what this machine cannot do, then freeze recipes."""
+    planned = [lookup(key) for key in _to_make]
+    refuse_missing_places((one.stage for one in planned), load_site())
+    for one in planned:
+        freeze(one)
 
 
 def lookup(key: str) -> Planned:

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from squares import load_squares
 
 from mirai import states
 from mirai.data import codes as codes_module
 from mirai.data.codes import CodeStore, extract_codes
 from mirai.data.folder import fingerprint
-from mirai.data.images import load_squares, open_images
+from mirai.data.images import open_images
 from mirai.errors import UserError
 from mirai.experiments.recipe import Data
 
@@ -168,19 +169,14 @@ def test_a_truncated_payload_is_named(tmp_path: Path) -> None:
         CodeStore.open(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["codes.bin", "squares.bin", "labels.npy"])
-def test_an_altered_payload_is_named_at_once_if_small_and_by_verify_if_large(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("name", ["codes.bin", "labels.npy"])
+def test_altered_codes_and_labels_are_named_on_opening(tmp_path: Path, name: str) -> None:
     extract(tmp_path)
     altered = bytearray((tmp_path / name).read_bytes())
     altered[-1] ^= 1
     (tmp_path / name).write_bytes(altered)
     with pytest.raises(UserError, match=f"{name} was altered"):
         CodeStore.open(tmp_path)
-    monkeypatch.setattr(codes_module, "HASHED_ON_OPENING", 0)
-    with pytest.raises(UserError, match=f"{name} was altered"):
-        CodeStore.open(tmp_path).verify()
 
 
 def test_damaged_codes_are_made_again_and_not_taken_as_done(tmp_path: Path) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from squares import load_squares
 
-from mirai.data.images import centre_images, load_squares, open_images
+from mirai.data.images import centre_images, open_images
 from mirai.errors import UserError
 from mirai.experiments.recipe import Data
 

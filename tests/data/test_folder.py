@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from squares import load_squares
 from torchvision.datasets import ImageFolder
 
 from mirai.data.folder import CorruptImage, fingerprint, list_images
-from mirai.data.images import load_squares, open_images
+from mirai.data.images import open_images
 from mirai.errors import UserError
 from mirai.experiments.recipe import Data
 

@@ -40,7 +40,7 @@ def test_every_kind_of_stage_has_a_manifest_in_a_folder_of_its_own() -> None:
 
 
 def test_all_paths_are_relative_to_the_working_directory() -> None:
-    found = [paths.EXPERIMENTS, paths.SCALES, paths.SITE, paths.RESULTS, paths.STORE, paths.log("state", "k")]
+    found = [paths.EXPERIMENTS, paths.SCALES, paths.SITE, paths.RESULTS, paths.STORE, paths.benchmark("state", "k")]
     assert not any(path.is_absolute() for path in found)
 
 

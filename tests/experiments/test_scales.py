@@ -9,7 +9,6 @@ import pytest
 
 from mirai.experiments.grid import load_grid
 from mirai.experiments.scale import Scale, load_scale
-from mirai.models.sizes import LLAMAGEN_SIZES
 
 ROOT = Path(__file__).parents[2]
 SCALES = [
@@ -121,11 +120,6 @@ def test_the_spatial_map_has_the_side_assumed_here() -> None:
 def test_scales_that_need_no_gpu_say_so(project: Path) -> None:
     assert all(load_scale(name).numerics.device == "cpu" for name in SMALL if name != "pilot")
     assert load_scale("imagenet256").numerics.device == "cuda"
-
-
-def test_sizes_of_the_papers_scale_are_llamagens(project: Path) -> None:
-    sizes = load_scale("imagenet256").sizes
-    assert {name: size.model for name, size in sizes.items()} == LLAMAGEN_SIZES
 
 
 def test_the_papers_values_are_those_of_imagenet256(project: Path) -> None:

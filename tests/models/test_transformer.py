@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -12,8 +13,8 @@ from golden_weights import GOLDEN, load_golden
 from torch import Tensor
 
 from mirai.experiments import recipe
+from mirai.experiments.scale import load_scale
 from mirai.models.layers import Dropout, rope_table
-from mirai.models.sizes import LLAMAGEN_SIZES
 from mirai.models.transformer import Transformer, drop_labels
 
 FOLDER = GOLDEN / "llamagen_gpt"
@@ -230,27 +231,31 @@ def test_a_half_precision_model_keeps_full_precision_positions_and_logits() -> N
     assert model.cells.tolist() == list(range(-1, 16))
 
 
+def of_size(size: str) -> Transformer:
+    """A model of the paper's scale on the meta device."""
+    model = load_scale("imagenet256").sizes[size].model
+    with torch.device("meta"):
+        return Transformer(model, num_classes=1000, codebook_size=16384, grid_side=16)
+
+
 REFERENCE_TOTALS = {"B": 110_888_448, "L": 342_910_976, "XL": 774_699_520, "XXL": 1_410_972_672, "3B": 3_096_659_200}
 
 
 @pytest.mark.parametrize("size", REFERENCE_TOTALS)
-def test_every_size_has_the_reference_number_of_parameters(size: str) -> None:
-    with torch.device("meta"):
-        model = Transformer(LLAMAGEN_SIZES[size], num_classes=1000, codebook_size=16384, grid_side=16)
+def test_every_size_has_the_reference_number_of_parameters(size: str, project: Path) -> None:
+    model = of_size(size)
     assert sum(parameter.numel() for parameter in model.parameters()) == REFERENCE_TOTALS[size]
 
 
 @pytest.mark.parametrize("size", ["B", "L", "XL"])
-def test_real_sizes_have_the_reference_state_dict(size: str) -> None:
+def test_real_sizes_have_the_reference_state_dict(size: str, project: Path) -> None:
     expected: dict[str, Any] = json.loads((FOLDER / "real_sizes.json").read_text())[f"GPT-{size}"]
-    with torch.device("meta"):
-        model = Transformer(LLAMAGEN_SIZES[size], num_classes=1000, codebook_size=16384, grid_side=16)
+    model = of_size(size)
     assert {key: list(value.shape) for key, value in model.state_dict().items()} == expected["keys"]
 
 
-def test_parameters_of_the_base_size_split_as_in_the_reference() -> None:
-    with torch.device("meta"):
-        model = Transformer(LLAMAGEN_SIZES["B"], num_classes=1000, codebook_size=16384, grid_side=16)
+def test_parameters_of_the_base_size_split_as_in_the_reference(project: Path) -> None:
+    model = of_size("B")
     count = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
     assert count["tok_embeddings"] == count["output"] == 12_582_912
     assert count["cls_embedding"] == 768_768

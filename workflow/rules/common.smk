@@ -34,6 +34,7 @@ def table_inputs(wildcards):
 
 def figure_inputs(wildcards):
     scale = paths.scale_of(wildcards.prefix)
+    told(preflight.check, wildcards.grid, scale)
     return told(plan.figure_inputs, wildcards.grid, scale, wildcards.figure)
 
 
