@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from mirai.errors import UserError
+from mirai.states import DISK_TROUBLE
 
 Commands = Any  # what add_subparsers returns has no public type
 
@@ -35,19 +36,26 @@ STAGE_COMMANDS = {
 def main(arguments: list[str] | None = None) -> int:
     """Run one command -> exit code: 2 for a user's mistake (one sentence on stderr), 130 when interrupted."""
     options = build_parser().parse_args(arguments)
-    with _logged(getattr(options, "log", None)):
+    with contextlib.ExitStack() as stack:
         try:
+            stack.enter_context(_logged(getattr(options, "log", None)))
             return int(options.run(options) or 0)
         except UserError as mistake:
-            print(f"mirai: {mistake}", file=sys.stderr)
-            return 2
+            return _told(str(mistake), 2)
         except KeyboardInterrupt as interruption:
-            told = str(interruption) or "interrupted; the same command goes on from what is saved"
-            print(f"mirai: {told}", file=sys.stderr)
-            return 130
-        except Exception:  # a bug of ours: its traceback belongs into the log too
-            traceback.print_exc()
+            return _told(str(interruption) or "interrupted; the same command goes on from what is saved", 130)
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in DISK_TROUBLE:  # in a write that is not an atomic one
+                return _told(
+                    f"{DISK_TROUBLE[error.errno]}; mend that, and the same command goes on from what is saved", 2
+                )
+            traceback.print_exc()  # a bug of ours: its traceback belongs into the log too
             return 1
+
+
+def _told(sentence: str, code: int) -> int:
+    print(f"mirai: {sentence}", file=sys.stderr)
+    return code
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -273,8 +281,9 @@ class _Tee:
         if lines.startswith("\n") and lines != "\n":
             lines = lines.removeprefix("\n").rstrip("\n") + "\n"
         self.stream.write(lines)
-        self.log.write(lines)
-        self.log.flush()
+        with contextlib.suppress(OSError):  # a full disk is for the work itself to tell
+            self.log.write(lines)
+            self.log.flush()
         return len(text)
 
     def flush(self) -> None:
@@ -295,7 +304,10 @@ def _logged(path: Path | None) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         log = path.open("a")
     except OSError as error:
-        print(f"mirai: cannot write the log {path}: {error.strerror}", file=sys.stderr)
-        sys.exit(2)
-    with log, contextlib.redirect_stdout(_Tee(sys.stdout, log)), contextlib.redirect_stderr(_Tee(sys.stderr, log)):
-        yield
+        raise UserError(f"cannot write the log {path}: {error.strerror}") from None
+    try:
+        with contextlib.redirect_stdout(_Tee(sys.stdout, log)), contextlib.redirect_stderr(_Tee(sys.stderr, log)):
+            yield
+    finally:
+        with contextlib.suppress(OSError):
+            log.close()

@@ -24,6 +24,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+# What the operating system says when a user's disk or folder takes no file.
+DISK_TROUBLE = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the file system is read-only",
+}
+UNWRITABLE = DISK_TROUBLE | {
+    errno.EACCES: "this folder is not writable for you",
+    errno.EPERM: "this folder is not writable for you",
+    errno.ENOTDIR: "a file is where its folder should be",
+    errno.EEXIST: "a file is where its folder should be",
+}
+
+
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """A file that appears under `path` whole or not at all: temporary in the same folder, fsync, rename."""
@@ -39,16 +53,11 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        reasons = {
-            errno.ENOSPC: "the disk is full",
-            errno.EDQUOT: "the disk quota is used up",
-            errno.EROFS: "the file system is read-only",
-            errno.EACCES: "this folder is not writable for you",
-            errno.EPERM: "this folder is not writable for you",
-        }
-        if error.errno not in reasons:
+        if error.errno not in UNWRITABLE:
             raise
-        raise UserError(f"cannot write {path}: {reasons[error.errno]}; what was there before is unchanged") from error
+        raise UserError(
+            f"cannot write {path}: {UNWRITABLE[error.errno]}; what was there before is unchanged"
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -162,7 +162,7 @@ def _fit(network: SmallFeatureNetwork, recipe: FeatureNetwork, examples: _Exampl
         optimiser.step()
         schedule.step()
         if step % 20 == 0:
-            steps.set_postfix(loss=f"{loss.item():.3f}")
+            steps.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
 
 
 def _standardise_features(network: SmallFeatureNetwork, features: Features) -> np.ndarray:

@@ -55,7 +55,7 @@ def train_tokenizer(
         optimizer.step()
         schedule.step()
         if step % 20 == 0:
-            bar.set_postfix(loss=f"{loss.item():.4f}")
+            bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
     if not math.isfinite(loss.item()):
         raise UserError(
             f"tokenizer '{recipe.name}' diverged at learning_rate {plan.learning_rate}; write a lower one into its training"

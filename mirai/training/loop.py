@@ -71,7 +71,12 @@ def train(
     interval = min(LOG_EVERY, steps_per_epoch)
     journal = Journal(folder / "log.jsonl", first, training.batch_size, ranks)
     bar = tqdm(
-        total=last, initial=first, desc=f"train {stage.key}", unit="step", disable=not ranks.writes, mininterval=1
+        total=last,
+        initial=first,
+        desc=f"train {stage.key} to epoch {stage.epoch}",
+        unit="step",
+        disable=not ranks.writes,
+        mininterval=1,
     )
     saved_at = time.monotonic()
 
@@ -114,7 +119,7 @@ def train(
                 save = stop or (looks_up and ranks.any(time.monotonic() - saved_at > 60 * save_minutes))
             if looks_up or save:
                 means = journal.write(state.step, state.step / steps_per_epoch, coefficient)
-                bar.set_postfix(loss=f"{means['loss']:.4f}")
+                bar.set_postfix(loss=f"{means['loss']:.4f}", refresh=False)
                 _refuse_non_finite(means, state.step, active, folder)
 
             # Save

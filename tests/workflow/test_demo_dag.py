@@ -65,9 +65,9 @@ def test_the_markdown_table_shows_the_same_rows(finished: Project) -> None:
 @pytest.mark.parametrize("figure", FIGURES)
 def test_figures_are_pictures_of_something(figure: str, finished: Project) -> None:
     with Image.open(finished.root / figure) as image:
-        pixels = np.asarray(image.convert("RGB"))
-    assert min(pixels.shape[:2]) > 200
-    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100
+        pixels = np.asarray(image.convert("L"))
+    assert min(pixels.shape) > 200
+    assert len(np.unique(pixels)) > 50
     assert pixels.std() > 20
 
 

@@ -170,15 +170,17 @@ def test_a_changed_folder_under_the_old_name_is_refused_although_everything_is_d
 
 
 def test_the_images_may_go_once_everything_is_made_of_them_and_are_asked_for_when_needed(project: Project) -> None:
-    (reference,) = (path / "reference.json" for path in project.stored("reference").values())
+    made = [path / f"{kind}.json" for kind in ("reference", "metrics") for path in project.stored(kind).values()]
+    made += [sealed(manifest) for manifest in made]
+    made.append(project.root / TABLE)
     (project.root / "photos").rename(project.root / "elsewhere")
     try:
         assert project.plan(TABLE) == {}
-        hidden = [path.rename(path.with_suffix(".gone")) for path in (reference, sealed(reference))]
-        sentence = refused(project, "results/folder-photos/own.csv")
+        hidden = [path.rename(path.with_name(f"{path.name}.hidden")) for path in made]
+        sentence = refused(project, TABLE)
     finally:
         for path in hidden:
-            path.rename(path.with_suffix(".json"))
+            path.rename(path.with_name(path.name.removesuffix(".hidden")))
         (project.root / "elsewhere").rename(project.root / "photos")
     assert sentence.startswith(
         "config/site.yaml must say where these are, before any job starts: data.photos (photos does"
