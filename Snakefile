@@ -1,5 +1,5 @@
 # The whole DAG: codes -> states -> samples -> metrics -> tables and figures. Logic lives in the package `mirai`;
-# rules only connect. `snakemake results/demo/table2.csv`, `snakemake results/table2.csv --profile slurm`.
+# rules only connect. `snakemake results/demo/table2.csv --cores 2`; -n plans without running.
 from snakemake.utils import min_version
 
 min_version("9.0")

@@ -119,8 +119,8 @@ def _add_sample(commands: Commands) -> None:
         commands,
         "sample",
         "sample codes for a table, or a picture grid of chosen classes",
-        "With KEY: makes a samples stage (reads weights.json, tokenizer; writes samples.json and shards). With --state: "
-        "writes a picture. Example: mirai sample --state 0cc8d0c3dc213c9f --classes 0 3 5 --grid out.png",
+        "With KEY: reads weights.json; writes samples.json and shards in results/store/samples/KEY/. With --state: reads "
+        "weights.json and its tokenizer; writes a picture. Example: mirai sample --state 0cc8d0c3dc213c9f --classes 0 3 5 --grid out.png",
     )
     command.add_argument("key", nargs="?", help="key of a samples stage")
     command.add_argument("--state", help="key of a trained state")
@@ -183,8 +183,8 @@ def _add_gc(commands: Commands) -> None:
         commands,
         "gc",
         "delete the optimisers of finished states",
-        "Tables stay as they are; a later fork retrains the trunk it needs, and a dry run shows that. "
-        "Example: mirai gc --dry-run",
+        "Reads results/store/state/; deletes resume.json and resume.safetensors there. Tables stay as they are; a later "
+        "fork retrains the trunk it needs, and a dry run shows that. Example: mirai gc --dry-run",
     )
     command.add_argument("--dry-run", action="store_true", help="only say what would go")
     command.set_defaults(run=_gc)

@@ -239,7 +239,9 @@ def test_manifests_deleted_by_hand_are_published_again_without_the_work(project:
     after = project.files()
     changed = {path for path, (_, checksum) in after.items() if before.get(path, (0, ""))[1] != checksum}
     assert not changed, "the same bytes"
-    made_again = {path for path in after if path.endswith(("safetensors", "npz", "jsonl")) and after[path] != before[path]}
+    made_again = {
+        path for path in after if path.endswith(("safetensors", "npz", "jsonl")) and after[path] != before[path]
+    }
     assert not made_again
 
 
