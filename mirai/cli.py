@@ -35,7 +35,8 @@ STAGE_COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command -> exit code: 2 for a user's mistake (one sentence on stderr), 130 when interrupted."""
-    options = build_parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = build_parser().parse_args(arguments, argparse.Namespace(arguments=arguments))
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(_logged(getattr(options, "log", None)))
@@ -120,7 +121,8 @@ def _add_sample(commands: Commands) -> None:
         "sample",
         "sample codes for a table, or a picture grid of chosen classes",
         "With KEY: reads weights.json; writes samples.json and shards in results/store/samples/KEY/. With --state: reads "
-        "weights.json and its tokenizer; writes a picture. Example: mirai sample --state 0cc8d0c3dc213c9f --classes 0 3 5 --grid out.png",
+        "weights.json and its tokenizer; writes a picture. "
+        "Example: mirai sample --state 0cc8d0c3dc213c9f --classes 0 3 5 --grid out.png",
     )
     command.add_argument("key", nargs="?", help="key of a samples stage")
     command.add_argument("--state", help="key of a trained state")
@@ -207,7 +209,7 @@ def _make(options: argparse.Namespace) -> int:
     freeze(planned)
     ranks = load_site().ranks
     if planned.stage.kind == "state" and ranks > 1 and not is_rank():
-        return run_ranks(sys.argv[1:], ranks)
+        return run_ranks(options.arguments, ranks)
     from mirai.make import make
 
     if not make(planned, save_every_steps=getattr(options, "save_every_steps", None)):

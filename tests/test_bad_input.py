@@ -19,6 +19,7 @@ from PIL import Image
 from mirai import preflight
 from mirai.cli import main
 from mirai.data import codes as code_module
+from mirai.data import folder
 from mirai.data.folder import fingerprint
 from mirai.errors import UserError
 from mirai.experiments import paths, plan
@@ -346,6 +347,7 @@ def test_a_folder_that_is_not_there_and_the_papers_own_are_left_to_the_stages_th
 ) -> None:
     name_pets(pets / "nowhere")
     preflight.check("demo", "folder-pets")
+    monkeypatch.setattr(folder, "fingerprint", lambda path: pytest.fail("listing 1.28 million files takes minutes"))
     Path("config/site.yaml").write_text(yaml.safe_dump({"data": {"imagenet": str(pets)}}))
     preflight.check("demo", "imagenet256")
 

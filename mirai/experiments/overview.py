@@ -62,6 +62,11 @@ def print_tree(grid_name: str, scale_name: str) -> None:
     )
     alone = sum(row.runs[0].epochs * len(row.runs) for row in grid.available())
     print(f"{trained} epochs to train; one run per row would be {alone}")
+    print("other stages:")
+    for stage in stages_behind(grid):
+        if not isinstance(stage, StateStage):
+            done = "done" if is_published(paths.manifest(stage.kind, stage.key)) else "to do"
+            print(f"  {stage.kind:<10} {stage.key} {done}")
 
 
 def _print_children(
@@ -91,26 +96,30 @@ def print_summary(grid_name: str, scale_name: str) -> None:
         print(f"  {kind:<10} {sum(seconds) / 60:5.1f}  in {len(seconds)} job{'s' if len(seconds) > 1 else ''}")
 
 
-def _seconds(grid: Grid) -> dict[str, list[float]]:
-    """Seconds of each stage behind a grid, as Snakemake's benchmark files have them, by kind."""
-    result: dict[str, list[float]] = defaultdict(list)
-    seen: set[str] = set()
+def stages_behind(grid: Grid) -> list[Stage]:
+    """Every stage that a grid's table needs, each once, needed ones first."""
+    found: dict[str, Stage] = {}
 
     def visit(stage: Stage) -> None:
-        if stage.key in seen:
+        if stage.key in found:
             return
-        seen.add(stage.key)
-        for needed in stage.needs():
-            visit(needed)
         parent = lookup(stage.key).parent
-        if parent is not None:
-            visit(lookup(parent).stage)
-        path = paths.benchmark(stage.kind, stage.key)
-        if path.exists():
-            with path.open() as file:
-                result[stage.kind] += [float(line["s"]) for line in csv.DictReader(file, delimiter="\t")]
+        for needed in [*stage.needs(), *([] if parent is None else [lookup(parent).stage])]:
+            visit(needed)
+        found[stage.key] = stage
 
     for row in grid.available():
         for metrics in row_metrics(row):
             visit(metrics)
+    return list(found.values())
+
+
+def _seconds(grid: Grid) -> dict[str, list[float]]:
+    """Seconds of each stage behind a grid, as Snakemake's benchmark files have them, by kind."""
+    result: dict[str, list[float]] = defaultdict(list)
+    for stage in stages_behind(grid):
+        path = paths.benchmark(stage.kind, stage.key)
+        if path.exists():
+            with path.open() as file:
+                result[stage.kind] += [float(line["s"]) for line in csv.DictReader(file, delimiter="\t")]
     return result

@@ -5,8 +5,10 @@ Snakemake's input functions and the command line both ask here, so a rule and a 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,13 +117,10 @@ def lookup(key: str) -> Planned:
     for kind in STAGES:
         if paths.frozen(kind, key).exists():
             return _thaw(kind, key)
-    for scale in scale_names():
-        if scale != "folder":
-            for grid in grid_names():
-                try:
-                    plan_grid(grid, scale)
-                except UserError:  # another grid's mistake is told when that grid is asked for
-                    continue
+    folders = [f"folder-{name}" for name in load_site().data]
+    for scale, grid in itertools.product([*scale_names(), *folders], grid_names()):
+        with contextlib.suppress(UserError):  # another grid's mistake is told when that grid is asked for
+            plan_grid(grid, scale)
     if key not in _planned:
         raise UserError(f"no grid in {paths.EXPERIMENTS}/ and no recipe in {paths.STORE}/ has a stage with key {key}")
     return _planned[key]

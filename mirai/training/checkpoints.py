@@ -48,8 +48,10 @@ def save_final(key: str, state: TrainState, record: dict[str, Any]) -> None:
 
 
 def newest(key: str, parent: str | None) -> tuple[int, dict[str, Tensor]] | None:
-    """Step and tensors to go on from: own progress, newest first, else the parent's end; None to start at step 0."""
-    candidates = _progress(paths.folder("state", key))
+    """Step and tensors to go on from: own end (where only its weights were lost), own progress, newest first, else the
+    parent's end; None to start at step 0.
+    """
+    candidates = [paths.resume(key), *_progress(paths.folder("state", key))]
     if parent is not None:
         candidates.append(paths.resume(parent))
     for manifest in candidates:

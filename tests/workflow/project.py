@@ -49,7 +49,7 @@ class Project:
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end, whatever its exit code."""
         return subprocess.run(
-            arguments, cwd=self.root, env=self.environment, capture_output=True, text=True, check=False, timeout=900
+            arguments, cwd=self.root, env=self.environment, capture_output=True, text=True, check=False, timeout=1800
         )
 
     def run(self, *arguments: str) -> str:

@@ -51,6 +51,12 @@ def touch(project: Project, *patterns: str) -> None:
             os.replace(path.with_name(f"{path.name}.new"), path)
 
 
+def forget_and_touch_codes(project: Project) -> None:
+    """Without its records Snakemake cannot tell by a checksum that a touched file is the old one."""
+    shutil.rmtree(project.root / ".snakemake")
+    touch(project, "results/store/codes/*/*")
+
+
 def write_own(project: Project, *rows: dict[str, Any], **keys: Any) -> None:
     """A grid of one's own beside the demo's."""
     project.write_yaml("experiments/own.yaml", {"title": "Own", "defaults": {"epochs": 80}, **keys, "rows": list(rows)})
@@ -85,6 +91,7 @@ EDITS_THAT_RERUN_NOTHING: dict[str, Edit] = {
     "a rung added to the ladder": lambda project: project.edit(DIGITS, LADDER, "ladder: [15, 40, 60, 80]"),
     "rungs taken from the ladder": lambda project: project.edit(DIGITS, LADDER, "ladder: []"),
     ".snakemake deleted": lambda project: shutil.rmtree(project.root / ".snakemake"),
+    ".snakemake deleted, codes touched": forget_and_touch_codes,
     "logs deleted": lambda project: shutil.rmtree(project.root / "results/logs"),
     "optimisers collected": lambda project: project.run("mirai", "gc"),
 }
@@ -171,6 +178,14 @@ def test_a_new_grid_that_shares_a_run_plans_only_the_others_and_its_table(projec
     assert_new(plan, project)
 
 
+def test_a_fork_from_a_trunk_that_is_there_restores_nothing(project: Project) -> None:
+    write_own(project, BASELINE, FORK)
+    forget_and_touch_codes(project)
+    plan = project.plan(OWN)
+    assert counts(plan) == {"train_state": 2, "sample_codes": 1, "evaluate_samples": 1, "make_table": 1}
+    assert_new(plan, project)
+
+
 def test_a_learning_rate_changed_in_one_grid_plans_only_its_runs(project: Project) -> None:
     write_own(project, BASELINE)
     project.make(OWN)
@@ -237,12 +252,13 @@ def test_manifests_deleted_by_hand_are_published_again_without_the_work(project:
     assert project.plan(TABLE, state) == wanted
     project.make(TABLE, state)
     after = project.files()
-    changed = {path for path, (_, checksum) in after.items() if before.get(path, (0, ""))[1] != checksum}
-    assert not changed, "the same bytes"
-    made_again = {
-        path for path in after if path.endswith(("safetensors", "npz", "jsonl")) and after[path] != before[path]
+    assert {path: checksum for path, (_, checksum) in after.items()} == {
+        path: checksum for path, (_, checksum) in before.items()
     }
-    assert not made_again
+    payloads = [path for path in before if path.endswith((".safetensors", ".npz", ".jsonl"))]
+    assert all(after[path] == before[path] for path in payloads)
+    for kind, key in (("state", metrics.samples.state.key), ("metrics", metrics.key)):
+        assert f"{key} is there already" in (project.root / f"results/logs/{kind}/{key}.log").read_text()
 
 
 def test_after_collection_a_fork_restores_its_trunk_and_nothing_else(project: Project) -> None:

@@ -7,6 +7,8 @@ rule train_features:
         "results/logs/features/{key}.log",
     benchmark:
         "results/logs/features/{key}.tsv"
+    # early, with the reference: they find out whether the images suffice
+    priority: 1
     threads: 1
     shell:
         "mirai features {wildcards.key} --log {log}"
@@ -21,6 +23,7 @@ rule make_reference:
         "results/logs/reference/{key}.log",
     benchmark:
         "results/logs/reference/{key}.tsv"
+    priority: 1
     threads: 1
     shell:
         "mirai reference {wildcards.key} --log {log}"
