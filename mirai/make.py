@@ -38,7 +38,7 @@ from mirai.experiments.stages import (
 from mirai.foresight.encoder_training import train_encoder
 from mirai.foresight.encoders import ImageEncoder, open_encoder, save_vit
 from mirai.sampling.dump import sample_codes
-from mirai.states import Lock, build_once, is_published, publish, read_json, sha256, unseal
+from mirai.states import Lock, build_once, check_payload, is_published, publish, read_json, sha256, unseal
 from mirai.store import (
     decoded_samples,
     encoder_source,
@@ -91,11 +91,13 @@ def _build(stage: Stage, numerics: Numerics, site: Site) -> None:
 def _require_inputs(stage: Stage) -> None:
     for needed in stage.needs():
         manifest = paths.manifest(needed.kind, needed.key)
-        if not is_published(manifest):
-            target = paths.manifest(stage.kind, stage.key)
-            raise UserError(
-                f"{manifest} is missing or damaged; `snakemake --cores 2 {target}` makes all that is needed"
-            )
+        if is_published(manifest):
+            continue
+        if manifest.exists():  # Snakemake takes it for done: name the damaged payload instead of sending the user there
+            for entry in read_json(manifest)["payloads"].values():
+                check_payload(manifest.parent, entry, deep=False)
+        target = paths.manifest(stage.kind, stage.key)
+        raise UserError(f"{manifest} is missing; `snakemake --cores 2 {target}` makes all that is needed")
 
 
 def _tokenizer(stage: TokenizerStage, numerics: Numerics, site: Site) -> None:
