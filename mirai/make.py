@@ -139,9 +139,13 @@ def _codes(stage: CodesStage, numerics: Numerics, site: Site) -> None:
         batch_images=ENCODE_BATCH,
         progress=True,
     )
-    skipped = read_json(paths.manifest("codes", stage.key))["skipped"]
-    if skipped:
+    manifest = read_json(paths.manifest("codes", stage.key))
+    if manifest["skipped"]:
+        skipped = manifest["skipped"]
         print(f"codes: {len(skipped)} unreadable images skipped: {', '.join(skipped)}", file=sys.stderr)
+    if manifest["converted"]:
+        modes = ", ".join(f"{count} {mode}" for mode, count in sorted(manifest["converted"].items()))
+        print(f"codes: images converted to RGB: {modes}", file=sys.stderr)
 
 
 def _encoder(stage: EncoderStage, numerics: Numerics, site: Site) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from mirai.data.crops import Pixels, cut_views, views
+from mirai.data.crops import Pixels, Source, cut_views, views
 from mirai.data.folder import CorruptImage, Fingerprint
 from mirai.data.images import ImageSet
 from mirai.errors import UserError
@@ -41,17 +41,18 @@ class _Read(NamedTuple):
 
     number: int
     square: Pixels | None
-    enlarged: bool = False
+    source: Source | None = None
     unreadable: str = ""
 
 
 @dataclass
 class _Progress:
-    """How far the extraction of `request` is: images done, of them enlarged, of them skipped as (index, file)."""
+    """How far the extraction of `request` is: images done; of them enlarged, converted by mode, skipped as (index, file)."""
 
     request: Mapping[str, Any]
     done: int = 0
     enlarged: int = 0
+    converted: dict[str, int] = field(default_factory=dict)
     skipped: list[tuple[int, str]] = field(default_factory=list)
 
     @property
@@ -62,7 +63,11 @@ class _Progress:
     def count(self, chunk: list[_Read]) -> None:
         """Take a chunk into account."""
         self.done += len(chunk)
-        self.enlarged += sum(read.enlarged for read in chunk)
+        sources = [read.source for read in chunk if read.source is not None]
+        self.enlarged += sum(source.side < self.request["square_side"] for source in sources)
+        for source in sources:
+            if source.mode != "RGB":
+                self.converted[source.mode] = self.converted.get(source.mode, 0) + 1
         self.skipped += [(read.number, read.unreadable) for read in chunk if read.square is None]
 
 
@@ -144,7 +149,7 @@ def _resume(folder: Path, request: Mapping[str, Any], row_bytes: Mapping[str, in
 
 def _read(images: ImageSet, index: int, skip: bool) -> _Read:
     try:
-        return _Read(index, images.square(index), images.is_enlarged(index))
+        return _Read(index, images.square(index), images.source(index))
     except CorruptImage as error:
         if not skip:
             raise
@@ -190,6 +195,7 @@ def _publish(folder: Path, state: _Progress, labels: Indices, payloads: list[str
         **state.request,
         "images": state.rows,
         "enlarged": state.enlarged,
+        "converted": state.converted,  # to RGB, by PIL's mode
         "skipped": [file for _, file in state.skipped],
     }
     entries = {Path(name).stem: payload_entry(folder / name) for name in (*payloads, LABELS)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -64,3 +65,10 @@ def cut_views(squares: Pixels, view_ids: npt.NDArray[np.int64], resolution: int,
         cut = squares[chosen, top : top + resolution, left : left + resolution]
         cuts[chosen] = cut[:, :, ::-1] if flip else cut
     return cuts
+
+
+class Source(NamedTuple):
+    """What an image was before it was cut: its smaller side, and PIL's mode ("RGB", "L", "RGBA", "CMYK", ...)."""
+
+    side: int
+    mode: str

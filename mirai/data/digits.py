@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from mirai.data.crops import Pixels, centre_square
+from mirai.data.crops import Pixels, Source, centre_square
 from mirai.randomness import stream
 
 CLASS_NAMES = tuple("0123456789")
@@ -60,9 +60,9 @@ class DigitSet:
         """The digit at the resolution itself (S, S, 3)."""
         return self._enlarged(index, self.resolution)
 
-    def is_enlarged(self, index: int) -> bool:
-        """Whether the source is smaller than the square."""
-        return min(_load()[0].shape[1:]) < self.side
+    def source(self, index: int) -> Source:
+        """The digits as scikit-learn has them, 8 x 8; their grey is repeated over three channels here."""
+        return Source(min(_load()[0].shape[1:]), "RGB")
 
     def factors(self) -> None:
         """None: real images come without factors."""

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from mirai.data.crops import Pixels, centre_square
+from mirai.data.crops import Pixels, Source, centre_square
 from mirai.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -149,9 +149,10 @@ class FolderSet:
         """ADM's centre crop at the resolution itself (S, S, 3)."""
         return self._cropped(index, self.resolution)
 
-    def is_enlarged(self, index: int) -> bool:
-        """Whether the image is smaller than the square."""
-        return min(self._open(index)[0].size) < self.side
+    def source(self, index: int) -> Source:
+        """Size and mode of the file."""
+        image = self._open(index)[0]
+        return Source(min(image.size), image.mode)
 
     def factors(self) -> None:
         """None: real images come without factors."""

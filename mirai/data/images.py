@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from mirai.data.crops import Pixels, square_side
+from mirai.data.crops import Pixels, Source, square_side
 from mirai.data.digits import DigitSet
 from mirai.data.folder import Fingerprint, FolderSet, list_images, readable
 from mirai.data.scenes import SceneSet
@@ -48,8 +48,8 @@ class ImageSet(Protocol):
     def centre(self, index: int) -> Pixels:
         """The plain centre crop (S, S, 3)."""
 
-    def is_enlarged(self, index: int) -> bool:
-        """Whether the source is smaller than the square."""
+    def source(self, index: int) -> Source:
+        """What the image was before it was cut."""
 
     def factors(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]] | None:
         """Values (n, F) and where they exist (n, F), for generated images."""

@@ -14,7 +14,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from mirai.data.crops import Pixels
+from mirai.data.crops import Pixels, Source
 from mirai.randomness import stream
 
 Array = npt.NDArray[np.float64]
@@ -243,9 +243,9 @@ class SceneSet:
         """The scene at the resolution itself (S, S, 3)."""
         return draw_scene(self.seed, self.split, index, self.resolution)[0]
 
-    def is_enlarged(self, index: int) -> bool:
-        """Never: a scene is drawn at the size asked for."""
-        return False
+    def source(self, index: int) -> Source:
+        """A scene is drawn at the size asked for."""
+        return Source(self.side, "RGB")
 
     def factors(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
         """Values (n, F) in the order of FACTOR_NAMES, zero where there is none, and where they exist (n, F)."""

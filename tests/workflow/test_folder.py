@@ -132,6 +132,7 @@ def test_the_manifest_counts_images_and_names_classes_and_what_was_skipped(proje
     assert manifest["class_names"] == sorted(PLACES)
     assert manifest["skipped"] == [TRUNCATED]
     assert (manifest["source_images"], manifest["images"], manifest["enlarged"]) == (FILES, FILES - 1, 0)
+    assert manifest["converted"] == {"L": 1, "RGBA": 1, "CMYK": 1}
     assert manifest["source"]["files"] == FILES
 
 
