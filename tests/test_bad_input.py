@@ -455,10 +455,11 @@ def test_sampling_refuses_altered_weights_by_name(command: str, trained: StateSt
 
 def test_truncated_weights_count_as_not_made(trained: StateStage, capsys: Capture) -> None:
     samples, manifest = samples_of(trained), paths.manifest("state", trained.key)
-    whole = truncate(manifest.with_name("weights.safetensors"))
+    weights = manifest.with_name("weights.safetensors")
+    whole = truncate(weights)
     assert refused(f"sample {samples}", capsys) == (
-        f"{manifest} is missing or damaged; `snakemake --cores 2 {paths.manifest('samples', samples)}` makes all that "
-        "is needed"
+        f"{weights} is truncated: {len(whole) // 2} bytes, its manifest says {len(whole)}; delete {weights.parent} and "
+        "run the same command again"
     )
     assert main(["train", trained.key]) == 0, "what is damaged is made again"
     assert manifest.with_name("weights.safetensors").read_bytes() == whole
