@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
@@ -16,6 +17,7 @@ from mirai.experiments.recipe import Encoder, Foresight, Recipe, Run, Schedule
 from mirai.experiments.scale import Scale, Size, grid_file, load_scale, scale_names
 from mirai.experiments.yaml_input import read_yaml, validate
 
+NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"  # the Snakefile's constraint on {grid}
 RESERVED = ("all", "costs", "index", "store", "logs")  # names that results/ itself uses
 METRICS = ("fid", "sfid", "inception_score", "precision", "recall")
 
@@ -112,6 +114,10 @@ def load_grid(name: str, scale_name: str) -> Grid:
             f"{grid_file(name)}: '{name}' cannot name a grid, results/{name} has another meaning; taken: {', '.join(taken)}"
         )
     path = grid_file(name)
+    if not re.fullmatch(NAME, name):
+        raise UserError(
+            f"{path}: a grid's name has letters, digits, '_' and '-' only, and starts with a letter or digit"
+        )
     if not path.exists():
         raise UserError(f"there is no grid '{name}': {path} does not exist; grids are {', '.join(grid_names())}")
     file = validate(GridFile, read_yaml(path), str(path))

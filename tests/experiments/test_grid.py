@@ -408,3 +408,9 @@ def test_ranks_that_do_not_divide_the_batch_are_refused_before_anything_runs(pro
     assert str(caught.value) == (
         "config/site.yaml: ranks 3 does not divide the global batch of 256 at scale 'imagenet256'"
     )
+
+
+def test_a_name_that_no_rule_would_match_is_refused(write_grid: WriteGrid) -> None:
+    name = write_grid({"arm": "baseline"}, name="my grid")
+    with pytest.raises(UserError, match=r"^experiments/my grid.yaml: a grid's name has letters, digits"):
+        load_grid(name, "demo")

@@ -41,5 +41,5 @@ def figure_inputs(wildcards):
 wildcard_constraints:
     key="[0-9a-f]{16}",
     grid="[A-Za-z0-9][A-Za-z0-9_-]*?",
-    prefix="([a-z0-9][a-z0-9-]*/)?",
+    prefix="((?!imagenet256/)[a-z0-9][a-z0-9-]*/)?",
     figure="samples|token_maps",
