@@ -78,6 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("key", help=f"key of the {kind} stage; `mirai plan` lists keys")
         if name == "train":
             command.add_argument("--save-every-steps", type=int, help="a resume point every so many steps, not minutes")
+            command.add_argument("--restore", action="store_true", help="a finished state's optimiser, deleted by gc")
         _add_log(command)
         command.set_defaults(run=_make, kind=kind)
     _add_sample(commands)
@@ -212,7 +213,8 @@ def _make(options: argparse.Namespace) -> int:
         return run_ranks(options.arguments, ranks)
     from mirai.make import make
 
-    if not make(planned, save_every_steps=getattr(options, "save_every_steps", None)):
+    training = {name: getattr(options, name) for name in ("save_every_steps", "restore") if hasattr(options, name)}
+    if not make(planned, **training):
         print(f"mirai: {planned.stage.kind} {options.key} is there already")
     return 0
 

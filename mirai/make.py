@@ -59,18 +59,18 @@ HELD_OUT = 500  # validation images behind the tokenizer's report
 ENCODE_BATCH = 64  # images, times their views, per pass of the tokenizer
 
 
-def make(planned: Planned, *, save_every_steps: int | None = None) -> bool:
+def make(planned: Planned, *, save_every_steps: int | None = None, restore: bool = False) -> bool:
     """Make one stage, unless it is published -> whether there was anything to do. UserError for what is missing."""
     stage, numerics, site = planned.stage, load_scale(planned.scale).numerics, load_site()
     set_numerics(numerics)
     manifest = paths.manifest(stage.kind, stage.key)
     if isinstance(stage, StateStage):
-        return _train(stage, planned.parent, numerics, site, save_every_steps)
-    _require_inputs(stage)
+        return _train(stage, planned.parent, numerics, site, save_every_steps, restore)
     return build_once(manifest, functools.partial(_build, stage, numerics, site))
 
 
 def _build(stage: Stage, numerics: Numerics, site: Site) -> None:
+    _require_inputs(stage)
     match stage:
         case TokenizerStage():
             _tokenizer(stage, numerics, site)
@@ -169,13 +169,15 @@ def _encoder(stage: EncoderStage, numerics: Numerics, site: Site) -> None:
     save_vit(folder, vit, {**report, **_source(images)})
 
 
-def _train(stage: StateStage, parent: str | None, numerics: Numerics, site: Site, save_every_steps: int | None) -> bool:
+def _train(
+    stage: StateStage, parent: str | None, numerics: Numerics, site: Site, save_every_steps: int | None, restore: bool
+) -> bool:
     weights, resume = paths.manifest("state", stage.key), paths.resume(stage.key)
     codes_stage = stage.codes_stage()
     with ranks_of(numerics.device) as ranks, contextlib.ExitStack() as stack:
         if ranks.writes:
             stack.enter_context(Lock(weights.parent / "lock"))
-        if unseal(weights) and unseal(resume):
+        if unseal(weights) and (not restore or unseal(resume)):
             return False
         _require_inputs(stage)
         if parent is not None and not paths.resume(parent).exists() and ranks.writes:

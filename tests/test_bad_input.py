@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -568,3 +569,27 @@ def test_a_damaged_manifest_or_recipe_is_named(trained: StateStage, capsys: Capt
     changed["recipe"]["training"]["seed"] = 5
     recipe.write_text(json.dumps(changed))
     assert refused(f"train {trained.key}", capsys).startswith(f"{recipe} was made by another revision of mirai: ")
+
+
+def test_a_finished_state_is_trained_again_only_when_its_collected_optimiser_is_asked_for(
+    trained: StateStage, capsys: Capture
+) -> None:
+    resume = paths.resume(trained.key)
+    whole = resume.with_suffix(".safetensors").read_bytes()
+    assert main(["gc"]) == 0
+    assert main(["train", trained.key]) == 0
+    assert "is there already" in capsys.readouterr().out
+    assert not resume.exists()
+    assert main(["train", trained.key, "--restore"]) == 0
+    assert resume.with_suffix(".safetensors").read_bytes() == whole
+
+
+def test_a_finished_stage_is_published_again_although_what_it_was_made_from_is_gone(
+    trained: StateStage, capsys: Capture
+) -> None:
+    samples = samples_of(trained)
+    assert main(["sample", samples]) == 0
+    paths.manifest("samples", samples).unlink()  # as Snakemake does before a rerun
+    shutil.rmtree(paths.folder("state", trained.key))
+    assert main(["sample", samples]) == 0
+    assert paths.manifest("samples", samples).exists()

@@ -25,4 +25,4 @@ rule restore_state:
         "results/logs/state/{key}.restore.tsv"
     threads: 1
     shell:
-        "mirai train {wildcards.key} --log {log}"
+        "mirai train {wildcards.key} --restore --log {log}"
