@@ -109,7 +109,7 @@ def test_foresight_heads_change_neither_initialisation_nor_dropout_nor_data():
     assert any(name.startswith("heads/") for name in mirai)
 
 
-def test_label_drop_ema_and_optimiser_states_are_kept_for_every_parameter():
+def test_ema_and_optimiser_states_are_kept_for_every_parameter():
     kept = tiny.run(tiny.stage())
     model = {name for name in kept if name.startswith("model/")}
     heads = {name for name in kept if name.startswith("heads/")}
@@ -122,6 +122,14 @@ def test_label_drop_ema_and_optimiser_states_are_kept_for_every_parameter():
     some_head = next(iter(heads))
     assert kept[f"step/{some_head}"] == 16  # steps since the phase began
     assert kept["step/model/norm.weight"] == 24
+
+
+@pytest.mark.parametrize("class_dropout", [0.0, 0.5])
+def test_dropped_labels_train_the_null_class_and_nothing_else_does(class_dropout):
+    model = tiny.MODEL.model_copy(update={"class_dropout": class_dropout})
+    kept = tiny.run(tiny.stage((Phase(epochs=2),)).model_copy(update={"model": model}))
+    null_row = kept["exp_avg_sq/model/cls_embedding.embedding_table.weight"][10]
+    assert bool(null_row.any()) == (class_dropout > 0)
 
 
 OTHER_FORESIGHT = {
