@@ -9,6 +9,9 @@ min_version("9.0")
 container: "mirai.sif"
 
 
+report: "workflow/report/workflow.rst"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
@@ -25,4 +28,5 @@ rule all:
 
 onstart:
     # Raised here, unlike in an input function, SystemExit unlocks the folder on its way out.
+    told(refuse_training_here, leave=sys.exit)
     told(plan.start, leave=sys.exit)

@@ -19,9 +19,10 @@ from mirai.evaluation.evaluate import check_number, evaluate
 from mirai.evaluation.features import Inception
 from mirai.evaluation.network import save_network, train_feature_network
 from mirai.evaluation.reference import build_reference, load_adm_reference, load_reference, save_reference
+from mirai.evaluation.sources import Images, in_memory, of_npz, of_set
 from mirai.experiments import paths
 from mirai.experiments.plan import Planned
-from mirai.experiments.recipe import Data, Foresight
+from mirai.experiments.recipe import Data
 from mirai.experiments.scale import Numerics, load_scale
 from mirai.experiments.site import Site, load_site
 from mirai.experiments.stages import (
@@ -36,27 +37,32 @@ from mirai.experiments.stages import (
     TokenizerStage,
 )
 from mirai.foresight.encoder_training import train_encoder
-from mirai.foresight.encoders import ImageEncoder, open_encoder, save_vit
+from mirai.foresight.encoders import open_encoder, save_vit
+from mirai.ranks import Ranks, ranks_of
 from mirai.sampling.dump import sample_codes
 from mirai.states import Lock, build_once, check_payload, is_published, publish, read_json, sha256, unseal
 from mirai.store import (
-    decoded_samples,
+    check_encoders,
     encoder_source,
     folder_fingerprint,
     open_features,
     open_image_set,
+    open_sources,
     open_state,
     open_tokenizer,
+    sample_images,
     set_numerics,
 )
+from mirai.tokenizer.learner import delete_progress
+from mirai.tokenizer.lpips import open_lpips
 from mirai.tokenizer.store import import_tokenizer, save_tokenizer
 from mirai.tokenizer.training import train_tokenizer
 from mirai.tokenizer.vqgan import to_float
-from mirai.training.distributed import ranks_of
 from mirai.training.loop import train
 
 HELD_OUT = 500  # validation images behind the tokenizer's report
-ENCODE_BATCH = 64  # images, times their views, per pass of the tokenizer
+ENCODE_IMAGES = 64  # read and written at once, with all their views
+ENCODE_PIXELS = 2**21  # per pass of the tokenizer: 32 crops at 256 px, of which each layer makes 1.1 GB
 
 
 def make(planned: Planned, *, save_every_steps: int | None = None, restore: bool = False) -> bool:
@@ -66,6 +72,8 @@ def make(planned: Planned, *, save_every_steps: int | None = None, restore: bool
     manifest = paths.manifest(stage.kind, stage.key)
     if isinstance(stage, StateStage):
         return _train(stage, planned.parent, numerics, site, save_every_steps, restore)
+    if isinstance(stage, CodesStage | SamplesStage):
+        return _build_by_ranks(stage, numerics, site)
     return build_once(manifest, functools.partial(_build, stage, numerics, site))
 
 
@@ -74,18 +82,33 @@ def _build(stage: Stage, numerics: Numerics, site: Site) -> None:
     match stage:
         case TokenizerStage():
             _tokenizer(stage, numerics, site)
-        case CodesStage():
-            _codes(stage, numerics, site)
         case EncoderStage():
             _encoder(stage, numerics, site)
         case FeaturesStage():
             _features(stage, site)
         case ReferenceStage():
             _reference(stage, numerics, site)
-        case SamplesStage():
-            _samples(stage, numerics)
         case MetricsStage():
             _metrics(stage, numerics, site)
+
+
+def _build_by_ranks(stage: CodesStage | SamplesStage, numerics: Numerics, site: Site) -> bool:
+    """What `build_once` does, by several ranks: the first holds the lock, and all learn whether there is work."""
+    manifest, there = paths.manifest(stage.kind, stage.key), False
+    with ranks_of(numerics.device) as ranks, contextlib.ExitStack() as stack:
+        with ranks.together():
+            if ranks.writes:
+                stack.enter_context(Lock(manifest.parent / "lock"))
+                there = unseal(manifest)
+                if not there:
+                    _require_inputs(stage)
+        if ranks.any(there):
+            return False
+        if isinstance(stage, CodesStage):
+            _codes(stage, numerics, site, ranks)
+        else:
+            _samples(stage, numerics, ranks)
+        return True
 
 
 def _require_inputs(stage: Stage) -> None:
@@ -101,15 +124,27 @@ def _require_inputs(stage: Stage) -> None:
 
 
 def _tokenizer(stage: TokenizerStage, numerics: Numerics, site: Site) -> None:
+    folder, training = paths.folder("tokenizer", stage.key), stage.tokenizer.training
     if stage.tokenizer.weights is not None:
         model = import_tokenizer(site.weights_file(stage.tokenizer.weights), stage.tokenizer)
-        save_tokenizer(paths.folder("tokenizer", stage.key), model, stage.tokenizer, {})
+        save_tokenizer(folder, model, stage.tokenizer, {})
         return
-    assert stage.tokenizer.training is not None
-    images = open_image_set(stage.data, "tokenizer", site, stage.tokenizer.training.num_images)
-    held_out = centre_images(open_image_set(stage.data, "validation", site, HELD_OUT))
-    model, report = train_tokenizer(stage.tokenizer, centre_images(images), held_out, device=numerics.device)
-    save_tokenizer(paths.folder("tokenizer", stage.key), model, stage.tokenizer, {**report, **_source(images)})
+    assert training is not None
+    perceptual = None
+    if training.perceptual_weight > 0:
+        perceptual = open_lpips(site.weights_file("vgg16"), site.weights_file("lpips_vgg"))
+    images = open_image_set(stage.data, "tokenizer", site, training.num_images)
+    model, report = train_tokenizer(
+        stage.tokenizer,
+        images,
+        centre_images(open_image_set(stage.data, "validation", site, HELD_OUT)),
+        perceptual=perceptual,
+        folder=folder,
+        save_minutes=site.save_minutes,
+        device=numerics.device,
+    )
+    save_tokenizer(folder, model, stage.tokenizer, {**report, **_source(images)})
+    delete_progress(folder)
 
 
 def _source(images: ImageSet) -> dict[str, object]:
@@ -118,44 +153,42 @@ def _source(images: ImageSet) -> dict[str, object]:
     return {} if fingerprint is None else {"source": asdict(fingerprint)}
 
 
-def _codes(stage: CodesStage, numerics: Numerics, site: Site) -> None:
-    tokenizer_stage = stage.tokenizer_stage()
-    tokenizer = open_tokenizer(tokenizer_stage, numerics.device)
+def _codes(stage: CodesStage, numerics: Numerics, site: Site, ranks: Ranks) -> None:
+    tokenizer_stage, step = stage.tokenizer_stage(), max(1, ENCODE_PIXELS // stage.data.resolution**2)
+    with ranks.together():
+        tokenizer = open_tokenizer(tokenizer_stage, str(ranks.device))
+        images = open_image_set(stage.data, "train", site)
 
     @torch.inference_mode()
     def encode(crops: np.ndarray) -> np.ndarray:
-        codes: np.ndarray = tokenizer.encode(to_float(torch.from_numpy(crops).to(numerics.device))).cpu().numpy()
+        passes = (to_float(part.to(ranks.device)) for part in torch.from_numpy(crops).split(step))
+        codes: np.ndarray = torch.cat([tokenizer.encode(part) for part in passes]).cpu().numpy()
         return codes
 
     extract_codes(
         paths.folder("codes", stage.key),
-        open_image_set(stage.data, "train", site),
+        images,
         stage.data,
         encode=encode,
         grid_side=stage.data.resolution // stage.tokenizer.downsampling,
         codebook_size=stage.tokenizer.codebook_size,
         tokenizer_key=tokenizer_stage.key,
         store_squares=numerics.store_squares,
-        batch_images=ENCODE_BATCH,
+        batch_images=ENCODE_IMAGES,
         progress=True,
+        rank=ranks.rank,
+        ranks=ranks.world,
+        together=ranks.together,
     )
-    manifest = read_json(paths.manifest("codes", stage.key))
-    if manifest["skipped"]:
-        skipped = manifest["skipped"]
-        print(f"codes: {len(skipped)} unreadable images skipped: {', '.join(skipped)}", file=sys.stderr)
-    if manifest["converted"]:
-        modes = ", ".join(f"{count} {mode}" for mode, count in sorted(manifest["converted"].items()))
-        print(f"codes: images converted to RGB: {modes}", file=sys.stderr)
 
 
 def _encoder(stage: EncoderStage, numerics: Numerics, site: Site) -> None:
     folder, training = paths.folder("encoder", stage.key), stage.encoder.training
-    if (
-        training is None
-    ):  # timm's weights stay where the site keeps them; the manifest says that they are the right ones
+    if training is None:  # timm's weights stay where the site keeps them; trainings compare them with this manifest
         source = encoder_source(stage, site)
-        open_encoder(stage.encoder, source)
-        publish(paths.manifest("encoder", stage.key), {"timm": stage.encoder.timm, "sha256": sha256(source)})
+        encoder = open_encoder(stage.encoder, source, stage.data.resolution // stage.patch)
+        content = {"timm": stage.encoder.timm, "sha256": sha256(source), "num_tokens": encoder.num_tokens}
+        publish(paths.manifest("encoder", stage.key), content)
         return
     images = open_image_set(stage.data, "encoder", site, training.num_images)
     vit, report = train_encoder(
@@ -180,15 +213,9 @@ def _train(
         if unseal(weights) and (not restore or unseal(resume)):
             return False
         _require_inputs(stage)
+        check_encoders(stage, site)
         if parent is not None and not paths.resume(parent).exists() and ranks.writes:
             print(f"parent state {parent} is not there: training from step 0, to the same bits", file=sys.stderr)
-
-        def encoder_of(foresight: Foresight) -> ImageEncoder:
-            assert foresight.encoder is not None
-            phase = next(phase for phase in stage.timeline if phase.foresight == foresight)
-            encoder_stage = stage.encoder_stage(phase)
-            assert encoder_stage is not None
-            return open_encoder(foresight.encoder, encoder_source(encoder_stage, site), ranks.device)
 
         train(
             stage,
@@ -198,24 +225,30 @@ def _train(
                 tokenizer_key=codes_stage.tokenizer_stage().key,
                 fingerprint=folder_fingerprint(stage.data, site),
             ),
-            open_encoder=encoder_of,
+            sources=open_sources(stage, numerics, site, ranks.device),
             numerics=numerics,
             ranks=ranks,
             save_minutes=site.save_minutes,
             save_every_steps=save_every_steps,
+            tensorboard=site.tensorboard,
         )
         return True
 
 
-def _samples(stage: SamplesStage, numerics: Numerics) -> None:
-    model = open_state(stage.state, stage.sampling.weights, numerics)
+def _samples(stage: SamplesStage, numerics: Numerics, ranks: Ranks) -> None:
+    with ranks.together():
+        model = open_state(stage.state, stage.sampling.weights, numerics)
     sample_codes(
         paths.folder("samples", stage.key),
         model,
         stage.sampling,
         state_key=stage.state.key,
-        device=numerics.device,
+        device=ranks.device,
+        progress=ranks.writes,
+        rank=ranks.rank,
+        ranks=ranks.world,
     )
+    ranks.wait()  # the first rank keeps the lock until the last shard is there
 
 
 def _features(stage: FeaturesStage, site: Site) -> None:
@@ -240,12 +273,12 @@ def _reference(stage: ReferenceStage, numerics: Numerics, site: Site) -> None:
     if stage.reference is not None:
         source = site.weights_file(stage.reference)
         reference = load_adm_reference(source, network, stage.num_reference)
-        content |= {"file": source.name, "sha256": sha256(source)}
+        content |= {"file": source.name, "sha256": sha256(source), "image_size": of_npz(source).size}
     else:
         images = open_image_set(stage.data, "reference", site, stage.num_reference)
-        pictures = centre_images(images, progress=True)
+        pictures, coherent = _coherence(stage.data, of_set(images, "reference images"), images.labels)
         reference = build_reference(network, pictures)
-        content |= {"images": len(images), "coherence": _coherence(stage.data, pictures, images.labels)}
+        content |= {"images": len(images), "coherence": coherent}
         content |= _source(images)
     save_reference(paths.manifest("reference", stage.key), reference, content)
 
@@ -256,20 +289,30 @@ def _metrics(stage: MetricsStage, numerics: Numerics, site: Site) -> None:
     reference = load_reference(manifest)
     check_number(stage.samples.sampling.num_samples, reference, stage.evaluation)  # before anything is decoded
     network = open_features(reference_stage.features_stage(), site, numerics.device)
-    images, labels = decoded_samples(stage.samples, numerics)
+    folder, made_of = paths.folder("samples", stage.samples.key), read_json(manifest)
+    images, labels = sample_images(folder, numerics.device, stage.evaluation.image_size)
+    if list(images.size) != made_of.get("image_size", list(images.size)):
+        raise UserError(
+            f"samples are decoded at {images.size[0]} px, the images of {made_of['file']} have {made_of['image_size'][0]}: "
+            "`image_size` in the evaluation of the scale says to which side they are resized"
+        )
+    images, coherent = _coherence(stage.samples.state.data, images, labels)
     result = evaluate(images, reference, network, stage.evaluation, seed=stage.samples.sampling.seed)
     weights = read_json(paths.manifest("state", stage.samples.state.key))
     publish(
         paths.manifest("metrics", stage.key),
         {
             **result,
-            "coherence": _coherence(stage.samples.state.data, images, labels),
-            "coherence_of_reference": read_json(manifest).get("coherence", {}),
+            "coherence": coherent,
+            "coherence_of_reference": made_of.get("coherence", {}),
             "state_numerics": weights["numerics"],
         },
     )
 
 
-def _coherence(data: Data, images: np.ndarray, labels: np.ndarray) -> dict[str, dict[str, float]]:
-    """Coherence of scenes; a folder's class may be called skyline too, and no symmetry of it is known."""
-    return coherence(images, labels, CLASS_NAMES) if data.source == "scenes" else {}
+def _coherence(data: Data, images: Images, labels: np.ndarray) -> tuple[Images, dict[str, dict[str, float]]]:
+    """Scenes, now in memory, and their coherence; other images as they are, since no symmetry of theirs is known."""
+    if data.source != "scenes":  # a folder's class may be called skyline too
+        return images, {}
+    pictures = images.array()
+    return in_memory(pictures, images.what), coherence(pictures, labels, CLASS_NAMES)

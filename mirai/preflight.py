@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from mirai.errors import UserError
 from mirai.experiments import paths
-from mirai.experiments.plan import plan_grid, row_metrics
+from mirai.experiments.plan import measured, plan_grid
 from mirai.experiments.scale import Scale, load_scale
 from mirai.experiments.site import load_site
 from mirai.experiments.stages import Stage
@@ -83,6 +83,6 @@ def _readers(grid_name: str, scale_name: str) -> list[Stage]:
         for other in stage.needs():
             yield from needed(other)
 
-    rows = plan_grid(grid_name, scale_name).available()
-    stages = {stage.key: stage for row in rows for metrics in row_metrics(row) for stage in needed(metrics)}
+    grid = plan_grid(grid_name, scale_name)
+    stages = {stage.key: stage for metrics in measured(grid) for stage in needed(metrics)}
     return [stage for stage in stages.values() if stage.kind in READERS]

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from mirai.data.folder import Fingerprint
 from mirai.data.images import ImageSet, Split, open_images
+from mirai.errors import UserError
 from mirai.evaluation.features import Inception
 from mirai.evaluation.network import load_network
+from mirai.evaluation.sources import Images, of_codes
 from mirai.experiments import paths
-from mirai.experiments.recipe import Data
+from mirai.experiments.plan import lookup
+from mirai.experiments.recipe import Data, Foresight
 from mirai.experiments.scale import Numerics
 from mirai.experiments.site import Site
 from mirai.experiments.stages import EncoderStage, FeaturesStage, SamplesStage, StateStage, TokenizerStage
+from mirai.foresight.encoders import ImageEncoder, check_cells, hub_file, open_encoder
+from mirai.foresight.sources import Sources
 from mirai.models.transformer import Transformer
 from mirai.models.weights import load_model
+from mirai.sampling.dump import MANIFEST as SAMPLES
 from mirai.sampling.dump import load_samples
-from mirai.tokenizer.store import decode_images, load_tokenizer
+from mirai.states import is_published, read_json, sha256
+from mirai.tokenizer.store import MANIFEST as TOKENIZER
+from mirai.tokenizer.store import load_tokenizer, weights_sha256
 from mirai.tokenizer.vqgan import VQGAN
 
 
@@ -52,10 +63,47 @@ def open_tokenizer(stage: TokenizerStage, device: str) -> VQGAN:
 
 
 def encoder_source(stage: EncoderStage, site: Site) -> Path:
-    """Where an encoder's weights are: a timm model's file, as the site says, or the folder of one trained here."""
-    if stage.encoder.timm is not None:
-        return site.weights_file(stage.encoder.timm)
-    return paths.folder("encoder", stage.key)
+    """Where an encoder's weights are: the folder of one trained here, or a timm model's file: the site's, or the hub's."""
+    name = stage.encoder.timm
+    if name is None:
+        return paths.folder("encoder", stage.key)
+    return hub_file(name) if site.from_hub(name) else site.weights_file(name)
+
+
+def check_encoders(stage: StateStage, site: Site) -> None:
+    """UserError, before a training, if a timm encoder's patches are not its tokens or its file is another one now."""
+    for encoder_stage in {stage.encoder_stage(phase) for phase in stage.timeline}:
+        if encoder_stage is None or encoder_stage.encoder.timm is None:
+            continue
+        encoder = encoder_stage.encoder
+        manifest = paths.manifest("encoder", encoder_stage.key)
+        checked = read_json(manifest)
+        check_cells(encoder, checked["num_tokens"], stage.grid_side)
+        source = encoder_source(encoder_stage, site)
+        if sha256(source) != checked["sha256"]:
+            raise UserError(
+                f"{source} is not the file of {encoder.timm} that {manifest} was made with (SHA-256 "
+                f"{checked['sha256']}); put that one back, since results of both would share their keys"
+            )
+
+
+def open_sources(stage: StateStage, numerics: Numerics, site: Site, device: torch.device) -> Sources:
+    """How a training opens its frozen networks. Kept, since phases that differ in lambda alone share them."""
+    phases = {phase.foresight: phase for phase in stage.timeline}
+
+    @functools.cache
+    def encoder(foresight: Foresight) -> ImageEncoder:
+        needed = stage.encoder_stage(phases[foresight])
+        assert needed is not None
+        return open_encoder(needed.encoder, encoder_source(needed, site), stage.grid_side, device)
+
+    @functools.cache
+    def teacher(foresight: Foresight) -> Transformer:
+        needed = stage.teacher_stage(phases[foresight])
+        assert needed is not None
+        return open_state(needed, "ema", numerics).requires_grad_(False)
+
+    return Sources(encoder, teacher)
 
 
 def open_features(stage: FeaturesStage, site: Site, device: str) -> torch.nn.Module:
@@ -79,7 +127,45 @@ def open_state(stage: StateStage, weights: Literal["raw", "ema"], numerics: Nume
 
 
 def decoded_samples(stage: SamplesStage, numerics: Numerics) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels (n,S,S,3) uint8 and labels (n,) of a finished samples stage."""
-    codes, labels = load_samples(paths.folder("samples", stage.key))
-    tokenizer = open_tokenizer(stage.state.codes_stage().tokenizer_stage(), numerics.device)
-    return decode_images(tokenizer, codes.numpy(), progress=True), labels.numpy()
+    """Pixels (n,S,S,3) uint8 and labels (n,) of a finished samples stage: all in memory."""
+    images, labels = sample_images(paths.folder("samples", stage.key), numerics.device)
+    return images.array(), labels
+
+
+def sample_images(folder: Path, device: str, image_size: int | None = None) -> tuple[Images, np.ndarray]:
+    """Images of a folder of samples, decoded as they are read and resized to `image_size`, and labels (n,).
+
+    The tokenizer is that of the samples' state, or, for imported weights, the folder that their manifest names.
+    """
+    manifest = read_json(folder / SAMPLES)
+    tokenizer_folder = _tokenizer_of(folder, manifest)
+    codes, labels = load_samples(folder)
+    tokenizer = load_tokenizer(tokenizer_folder).to(device)
+    known = tokenizer.quantize.embedding.num_embeddings
+    if known != manifest["codebook_size"]:
+        raise UserError(
+            f"{folder} holds codes of a tokenizer with {manifest['codebook_size']} codes, {tokenizer_folder} has {known}"
+        )
+    weights = weights_sha256(tokenizer_folder)
+    if manifest.get("tokenizer_sha256", weights) != weights:
+        raise UserError(
+            f"{folder} was drawn for another tokenizer than the one that {tokenizer_folder} holds now; put that one back"
+        )
+    shards = [entry["sha256"] for _, entry in sorted(manifest["payloads"].items())]
+    digest = hashlib.sha256("\n".join([weights, *shards]).encode()).hexdigest()
+    return of_codes(codes.numpy(), tokenizer, str(folder), image_size=image_size, digest=digest), labels.numpy()
+
+
+def _tokenizer_of(samples: Path, manifest: Mapping[str, Any]) -> Path:
+    if not {"state", "codebook_size", "payloads"} <= manifest.keys():
+        raise UserError(f"{samples / SAMPLES} is not the manifest of samples drawn by `mirai sample`")
+    if "tokenizer" in manifest:
+        folder = Path(manifest["tokenizer"])
+        if not is_published(folder / TOKENIZER):
+            raise UserError(
+                f"{samples} was drawn with the tokenizer {folder}, which is not there; import it there again"
+            )
+        return folder
+    state = lookup(manifest["state"]).stage
+    assert isinstance(state, StateStage)
+    return paths.folder("tokenizer", state.codes_stage().tokenizer_stage().key)

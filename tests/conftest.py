@@ -55,6 +55,8 @@ def fresh_plan() -> Iterator[None]:
     def forget() -> None:
         plan.plan_grid.cache_clear()
         plan._planned.clear()
+        plan._to_make.clear()
+        plan._to_train.clear()
         load_scale.cache_clear()
 
     forget()

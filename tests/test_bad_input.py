@@ -24,7 +24,7 @@ from mirai.data import folder
 from mirai.data.folder import fingerprint
 from mirai.errors import UserError
 from mirai.experiments import paths, plan
-from mirai.experiments.grid import RESERVED
+from mirai.experiments.grid_files import RESERVED
 from mirai.experiments.plan import Planned
 from mirai.experiments.recipe import Data, Sampling, Tokenizer, TokenizerTraining
 from mirai.experiments.stages import CodesStage, Phase, SamplesStage, Stage, StateStage
@@ -34,7 +34,12 @@ from tests.conftest import WriteGrid
 from tests.training import tiny
 
 Capture = pytest.CaptureFixture[str]
-KEPT_ASIDE = {"lock", "recipe.json", "log.jsonl"}  # what a refused command may leave: no result, and no part of one
+KEPT_ASIDE = {
+    "lock",
+    "recipe.json",
+    "log.jsonl",
+    "log.txt",
+}  # what a refused command may leave: no result, and no part of one
 
 
 def contents() -> dict[Path, bytes]:
@@ -106,41 +111,44 @@ def in_site(text: str) -> Make:
 MISTAKES = {
     "unknown key": (
         in_grid("title: t\nrows: [{label: a, colour: red}]"),
-        f"{GRID}: unknown key 'rows.0.colour'; allowed:",
+        f"{GRID} line N: unknown key 'rows.0.colour'; allowed:",
     ),
     "mistyped key": (
         in_grid("title: t\nrows: [{label: a, epoch: 5}]"),
-        f"{GRID}: unknown key 'rows.0.epoch'; did you mean 'epochs'? allowed:",
+        f"{GRID} line N: unknown key 'rows.0.epoch'; did you mean 'epochs'? allowed:",
     ),
     "mistyped key of the scale": (
         in_scale("learning_rate: 5.0e-3", "learning_rat: 5.0e-3"),
-        f"{SCALE}: unknown key 'training.learning_rat'; did you mean 'learning_rate'? allowed:",
+        f"{SCALE} line N: unknown key 'training.learning_rat'; did you mean 'learning_rate'? allowed:",
     ),
-    "unknown key of the site": (in_site("rank: 2"), f"{SITE}: unknown key 'rank'; did you mean 'ranks'? allowed:"),
+    "unknown key of the site": (
+        in_site("rank: 2"),
+        f"{SITE} line N: unknown key 'rank'; did you mean 'ranks'? allowed:",
+    ),
     "impossible value": (
         in_grid("title: t\nrows: [{label: a, epochs: 0}]"),
-        f"{GRID}: key 'rows.0.epochs' has value 0: input should be greater than 0",
+        f"{GRID} line N: key 'rows.0.epochs' has value 0: input should be greater than 0",
     ),
     "impossible pair of values": (
         in_scale("num_heads: 2", "num_heads: 5"),
-        f"{SCALE}: key 'sizes.B.model' has value",
+        f"{SCALE} line N: key 'sizes.B.model' has value",
     ),
     "number read as text": (
         in_scale("learning_rate: 5.0e-3", "learning_rate: 5e-3"),
-        f"{SCALE}: key 'training.learning_rate' has value '5e-3': YAML reads 5e-3 as text; write 5.0e-3",
+        f"{SCALE} line N: key 'training.learning_rate' has value '5e-3': YAML reads 5e-3 as text; write 5.0e-3",
     ),
     "1e-4": (
         in_grid("title: t\nrows: [{label: a, learning_rate: 1e-4}]"),
-        f"{GRID}: key 'rows.0.learning_rate' has value '1e-4': YAML reads 1e-4 as text; write 1.0e-4",
+        f"{GRID} line N: key 'rows.0.learning_rate' has value '1e-4': YAML reads 1e-4 as text; write 1.0e-4",
     ),
-    "no YAML": (in_grid("title: [t\nrows: 3"), f"{GRID} line 2: not valid YAML"),
+    "no YAML": (in_grid("title: [t\nrows: 3"), f"{GRID} line N: not valid YAML"),
     "all rows missing at the scale": (
-        in_grid("title: t\nrows: [{label: a, size: XL}]"),
-        f"{GRID} has no row that scale 'digits' can run: size XL does not exist at this scale",
+        in_grid("title: t\nrows: [{label: a, size: XXL}]"),
+        f"{GRID} has no row that scale 'digits' can run: size XXL does not exist at this scale",
     ),
     "a role that no scale has": (
         in_grid("title: t\nrows: [{label: a, arm: mirai-i, encoder: clip}]"),
-        f"{GRID}: row 'a': encoder 'clip' is known at no scale; known are ",
+        f"{GRID} line N: row 'a': encoder 'clip' is known at no scale; known are ",
     ),
     "ranks that do not divide the batch": (
         in_site("ranks: 3"),
@@ -150,11 +158,13 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_in_yaml_is_told_with_file_key_and_what_is_allowed(name: str, project: Path, capsys: Capture) -> None:
+def test_a_mistake_in_yaml_is_told_with_file_line_key_and_what_is_allowed(
+    name: str, project: Path, capsys: Capture
+) -> None:
     make, sentence = MISTAKES[name]
     make(project)
-    assert refused("plan own --scale digits", capsys).startswith(sentence)
-    assert refused("table own --scale digits", capsys).startswith(sentence)
+    for command in ("plan", "table"):
+        assert re.sub(r"line \d+", "line N", refused(f"{command} own --scale digits", capsys)).startswith(sentence)
     assert not paths.RESULTS.exists()
 
 
@@ -167,8 +177,8 @@ def test_a_reserved_name_is_refused(name: str, write_grid: WriteGrid, capsys: Ca
 
 
 def test_what_a_scale_has_not_is_told_and_the_other_rows_are_planned(write_grid: WriteGrid, capsys: Capture) -> None:
-    assert main(["plan", write_grid({}, {"size": "XL"}), "--scale", "digits"]) == 0
-    assert "not at this scale: row 1 (size XL does not exist at this scale)" in capsys.readouterr().out
+    assert main(["plan", write_grid({}, {"size": "XXL"}), "--scale", "digits"]) == 0
+    assert "not at this scale: row 1 (size XXL does not exist at this scale)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -552,6 +562,21 @@ def test_a_results_folder_that_cannot_be_written_is_told_by_every_command(
     )
 
 
+@pytest.mark.parametrize("command", ["jobs", "cancel --all", "gc"])
+def test_another_folder_is_no_project_where_all_is_well(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert refused(command, capsys) == "there is no experiments/ here: run this where the project lies"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_grid_without_a_figure_is_told_so(project: Path, capsys: Capture) -> None:
+    assert refused("figure table2 --scale digits", capsys) == (
+        "experiments/table2.yaml has no `figure`, so table2 is a table only"
+    )
+
+
 def test_a_read_only_folder_keeps_no_one_from_looking(trained: StateStage, read_only: Callable[[int], None]) -> None:
     read_only(errno.EROFS)
     assert main(["plan", "demo", "--scale", "digits"]) == 0
@@ -582,6 +607,18 @@ def test_a_finished_state_is_trained_again_only_when_its_collected_optimiser_is_
     assert not resume.exists()
     assert main(["train", trained.key, "--restore"]) == 0
     assert resume.with_suffix(".safetensors").read_bytes() == whole
+
+
+def test_an_optimiser_that_a_begun_state_goes_on_from_is_not_collected(trained: StateStage) -> None:
+    child = trained.model_copy(update={"timeline": (*trained.timeline, trained.timeline[-1])})
+    frozen = plan.freeze(plan.Planned(child, "digits"))
+    frozen.write_text(json.dumps(json.loads(frozen.read_text()) | {"parent_epoch": trained.epoch}))
+    plan._planned.clear()
+    assert main(["gc"]) == 0
+    assert paths.resume(trained.key).exists()
+    shutil.rmtree(frozen.parent)
+    assert main(["gc"]) == 0
+    assert not paths.resume(trained.key).exists()
 
 
 def test_a_finished_stage_is_published_again_although_what_it_was_made_from_is_gone(

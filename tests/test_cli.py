@@ -15,8 +15,9 @@ import pytest
 
 from mirai import cli
 from mirai.cli import build_parser, main
+from mirai.commands import reports, stages
 from mirai.experiments import paths, plan
-from mirai.experiments.grid import grid_names
+from mirai.experiments.grid_files import grid_names
 from mirai.experiments.plan import Planned
 from mirai.experiments.stages import Phase, Stage, StateStage
 from mirai.states import is_published
@@ -72,7 +73,9 @@ def test_the_help_lists_every_command_with_its_purpose(capsys: pytest.CaptureFix
     with pytest.raises(SystemExit):
         main(["--help"])
     text = " ".join(capsys.readouterr().out.split())
-    wanted = "plan tokenizer codes encoder features reference train evaluate sample table figure summary export gc"
+    wanted = (
+        "plan tokenizer codes encoder features reference train evaluate sample table figure summary export gc import"
+    )
     assert set(wanted.split()) <= set(commands())
     for name, parser in commands().items():
         purpose = (parser.description or "").split(". ")[0]
@@ -112,10 +115,10 @@ def test_plan_prints_the_tree_of_every_grid_at_every_scale(
     assert main(["plan", grid, "--scale", scale]) == 0
     states, others = capsys.readouterr().out.split("other stages:\n")
     first, *lines, last = states.splitlines()
-    for line in others.splitlines():
+    for line in others.partition("\n\n")[0].splitlines():  # what it costs follows: test_plan_command.py
         kind, key, done = line.split(maxsplit=2)
         assert (plan.lookup(key).stage.kind, done) == (kind, "to do")
-    assert f"runs at scale {scale}, results in {paths.table(scale, grid)}" in first
+    assert f"runs at scale {scale}, results in {paths.product(scale, grid)}" in first
     tree = {line.split()[0]: line for line in lines if "not at this scale" not in line}
     for row in plan.plan_grid(grid, scale).available():
         for stage in plan.row_metrics(row):
@@ -173,7 +176,7 @@ def _raise(error: BaseException) -> NoReturn:
 def test_the_exit_code_tells_an_interruption_from_a_bug(
     error: BaseException, code: int, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "_gc", lambda options: _raise(error))
+    monkeypatch.setattr(stages, "gc", lambda options: _raise(error))
     assert main(["gc"]) == code
     assert capsys.readouterr().err.startswith(told)
 
@@ -209,6 +212,7 @@ def test_a_key_of_another_kind_of_stage_is_refused(state: StateStage, capsys: py
     assert refused(picture, capsys) == f"{codes} is a codes stage, not a state"
 
 
+@pytest.mark.full
 def test_a_key_that_nobody_planned_is_refused(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sentence = refused(["train", "0123456789abcdef"], capsys)
     assert sentence.startswith(
@@ -219,10 +223,11 @@ def test_a_key_that_nobody_planned_is_refused(project: Path, capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ("", "mirai sample takes the key of a samples stage, or --state with --classes and --grid"),
-        ("0123456789abcdef --state 0123456789abcdef", "mirai sample takes the key of a samples stage, or --state"),
-        ("--state 0123456789abcdef --grid x.png", "mirai sample --state needs --classes and --grid"),
-        ("--state 0123456789abcdef --classes 1", "mirai sample --state needs --classes and --grid"),
+        ("", "mirai sample takes one of: the key of a samples stage; --state KEY with --classes and --grid; "),
+        ("0123456789abcdef --state 0123456789abcdef", "mirai sample takes one of: "),
+        ("--state 0123456789abcdef --grid x.png", "mirai sample takes one of: "),
+        ("--state 0123456789abcdef --classes 1", "mirai sample takes one of: "),
+        ("--state 0123456789abcdef --num-samples 5 --out x", "mirai sample takes one of: "),
         ("--state 0123456789abcdef --classes 1 --grid x.jpg", "--grid x.jpg: the picture is written as PNG"),
     ],
 )
@@ -264,12 +269,13 @@ def test_a_log_gets_what_is_printed_with_progress_as_lines(
     assert captured.err + captured.out == text
 
 
+@pytest.mark.full
 def test_a_mistake_and_a_traceback_are_in_the_log_too(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", "0123456789abcdef", "--log", "a.log"]) == 2
     assert Path("a.log").read_text().startswith("mirai: no grid in experiments/")
-    monkeypatch.setattr(cli, "_table", lambda options: _raise(AssertionError("a bug")))
+    monkeypatch.setattr(reports, "write_table", lambda options: _raise(AssertionError("a bug")))
     assert main(["table", "demo", "--log", "a.log"]) == 1
     assert Path("a.log").read_text().endswith("AssertionError: a bug\n")
 

@@ -1,6 +1,6 @@
 """Numbers of a short run per stage. They change only together with the stage's REVISION.
 
-After a deliberate change: raise the revision in mirai/experiments/stages.py, then `python -m tests.test_revisions`.
+After a deliberate change: raise the revision in mirai/experiments/revisions.py, then `python -m tests.test_revisions`.
 """
 
 from __future__ import annotations

@@ -1,134 +1,225 @@
-"""A grid's figures, and pictures and pixels by hand: states and samples in, files out."""
+"""A grid's figure: samples, states and metrics in, files out. Pictures are of the first seed of each row."""
 
 from __future__ import annotations
 
+import csv
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from PIL import Image
 
-from mirai.analysis.figures import plain_grid, sample_grid
-from mirai.analysis.token_maps import token_map_figure
+from mirai.analysis.convergence import epochs_to_reach, goal
+from mirai.analysis.curves import convergence_plot, curve_figure, lines_of
+from mirai.analysis.figures import Method, sample_grid, sample_sheet
+from mirai.analysis.neighbourhoods import Neighbourhood, neighbourhood_figure
+from mirai.analysis.style import DPI, base_colour, look, pixels, run_colour, save_figure
+from mirai.analysis.token_maps import Maps, token_map_figure
 from mirai.data.images import centre_images
-from mirai.errors import UserError
 from mirai.experiments import paths
+from mirai.experiments.figures import Convergence, Curve, Neighbourhoods, Samples, TokenMaps
 from mirai.experiments.grid import Grid, Row
-from mirai.experiments.plan import figure_key, lookup, record_key, row_metrics
+from mirai.experiments.offsets import grid_offsets, scan_offsets
+from mirai.experiments.plan import figure_key, record_key, row_metrics
 from mirai.experiments.scale import Numerics, load_scale
 from mirai.experiments.site import load_site
-from mirai.experiments.stages import SamplesStage, StateStage
+from mirai.foresight.neighbourhoods import targets_of
 from mirai.sampling.dump import load_samples
-from mirai.sampling.generate import generate
-from mirai.sampling.streams import uniforms
-from mirai.states import atomic_file, is_published, read_json
-from mirai.store import decoded_samples, open_image_set, open_state, open_tokenizer, set_numerics
+from mirai.states import read_json, write_text
+from mirai.store import open_image_set, open_state, open_tokenizer, set_numerics
 from mirai.tokenizer.store import decode_images
 from mirai.tokenizer.vqgan import to_float
 
-MAX_CLASSES = 10  # columns of a sample grid
-PER_CLASS = 2
-MAP_IMAGES = 4  # pictures of a token-map figure
-ALIGNED_TWELFTH = 8  # "layer-8 internal representations" (Fig. 6), of 12
+Indices = npt.NDArray[np.int64]
+
+FIRST_CLASSES = 10  # of a figure that names none
+SAMPLES_WIDTH, CONVERGENCE_PLOT, MOST_HEIGHT = 3.5, (3.3, 2.8), 3.8  # inches: Fig. 1's samples; its curves
+MAP_BATCH = 8  # images through tokenizer and model at once
 
 
-def draw(figure: str, grid: Grid) -> None:
-    """Draw one of a grid's figures from the first seed of each row."""
+def draw(grid: Grid) -> None:
+    """Write a grid's figure as .png and .pdf, and its data as .csv unless a table has them."""
+    path = paths.product(grid.scale, grid.name, ".png")
     numerics = load_scale(grid.scale).numerics
     set_numerics(numerics)
-    path = paths.figure(grid.scale, grid.name, figure)
-    {"samples": _draw_samples, "token_maps": _draw_token_maps}[figure](grid, numerics, path)
-    record_key(path, figure_key(grid.name, grid.scale, figure))
+    match grid.figure:
+        case Curve():
+            draw_curve(grid, grid.figure, path)
+        case Convergence():
+            draw_convergence(grid, grid.figure, path, numerics.device)
+        case Samples():
+            draw_samples(grid, grid.figure, path, numerics.device)
+        case TokenMaps():
+            draw_token_maps(grid, grid.figure, path, numerics)
+        case Neighbourhoods():
+            draw_neighbourhoods(grid, grid.figure, path)
+        case None:
+            raise AssertionError(f"{grid.name} has no figure")  # figure_inputs has refused it
+    record_key(path, figure_key(grid.name, grid.scale))
+
+
+def draw_curve(grid: Grid, figure: Curve, path: Path) -> None:
+    """A metric along an axis (Figs. 3, 4, 5, 7)."""
+    trajectory = figure.curve == "trajectory"
+    lines = lines_of(grid, figure.x, figure.metric)
+    note = _seeds(grid) + ("; states on the way of the longest runs" if trajectory else "")
+    curve_figure(path, lines, axis=figure.x, metric=figure.metric, trajectory=trajectory, note=note)
+
+
+def draw_convergence(grid: Grid, figure: Convergence, path: Path, device: str) -> None:
+    """Fig. 1: samples after the longest training that all methods have, beside the metric against epochs."""
+    rows = _longest(grid)
+    chosen = choose(rows, figure.classes, figure.per_class)
+    papers = [(SAMPLES_WIDTH, bands) for bands in range(1, len(chosen.classes) + 1)]
+    after = ", ".join(map(str, sorted({row.epochs for row in rows})))
+    note = f"Samples after {after} epochs. Curves: {_seeds(grid)[0].lower()}{_seeds(grid)[1:]}."
+    sheet = sample_sheet(
+        _methods(rows, [row.label for row in rows], chosen, device), class_names=chosen.names, papers=papers, note=note
+    )
+    width, height = CONVERGENCE_PLOT
+    trajectory = figure.curve == "trajectory"
+    with look():
+        drawn = sheet.figure(beside=pixels(width), least_height=pixels(height))
+        top = drawn.get_figheight()
+        used = min(top, MOST_HEIGHT)
+        box = sheet.width / DPI + 0.6, top - used + 1.15, width - 0.65, used - 1.2
+        lines = lines_of(grid, "epochs", figure.metric)
+        plotted = goal(grid), epochs_to_reach(grid)
+        convergence_plot(drawn, box, lines, *plotted, metric=figure.metric, trajectory=trajectory)
+        save_figure(path, drawn)
+
+
+def _longest(grid: Grid) -> list[Row]:
+    """A row per label: of the longest training that all labels have, or of each one's own longest."""
+    by_label: dict[str, dict[int, Row]] = {}
+    for row in grid.available():
+        by_label.setdefault(row.label, {})[row.epochs] = row
+    common = set.intersection(*(set(rows) for rows in by_label.values()))
+    return [rows[max(common or rows)] for rows in by_label.values()]
+
+
+def _seeds(grid: Grid) -> str:
+    count = len(grid.seeds)
+    return f"Scale {grid.scale}, " + (f"mean ± standard deviation of {count} seeds" if count > 1 else "one seed")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which samples a figure shows: per class, indices into the samples of every row alike."""
+
+    classes: list[int]
+    names: list[str]
+    indices: list[Indices]
+
+
+def choose(rows: Sequence[Row], classes: Sequence[int] | None, per_class: int) -> Choice:
+    """The first samples of each class: sample i of every row has the same label and the same random numbers."""
+    _, labels = _codes(rows[0])
+    names = read_json(paths.manifest("codes", row_metrics(rows[0])[0].samples.state.codes_stage().key))["class_names"]
+    wanted = range(FIRST_CLASSES) if classes is None else classes
+    # a small set's classes, each once; one without a single sample has no column
+    present = [number for number in dict.fromkeys(one % len(names) for one in wanted) if (labels == number).any()]
+    indices = [np.flatnonzero(labels == number)[:per_class] for number in present]
+    return Choice(present, [readable(names, number) for number in present], indices)
+
+
+def readable(names: Sequence[str], number: int) -> str:
+    """A class's name; of ImageNet's folders, which are named by WordNet's numbers, the one in words."""
+    if len(names) != 1000 or not re.fullmatch(r"n\d{8}", names[number]):
+        return names[number]
+    from torchvision.models import ResNet18_Weights  # a second to import
+
+    words: str = ResNet18_Weights.DEFAULT.meta["categories"][number]
+    return words
+
+
+def _codes(row: Row) -> tuple[Indices, Indices]:
+    """Codes (n,N) and labels (n,) of a row's samples."""
+    codes, labels = load_samples(paths.folder("samples", row_metrics(row)[0].samples.key))
+    return codes.numpy(), labels.numpy()
+
+
+def _methods(rows: Sequence[Row], labels: Sequence[str], chosen: Choice, device: str) -> list[Method]:
+    """The chosen samples of every row, decoded."""
+    methods = []
+    for row, label in zip(rows, labels, strict=True):
+        codes, classes = _codes(row)
+        tokenizer = open_tokenizer(row_metrics(row)[0].samples.state.codes_stage().tokenizer_stage(), device)
+        images = decode_images(tokenizer, codes[np.concatenate(chosen.indices)])
+        for number, indices in zip(chosen.classes, chosen.indices, strict=True):
+            assert (classes[indices] == number).all(), "rows of one scale share the labels of their samples"
+        ends = np.cumsum([len(indices) for indices in chosen.indices])
+        methods.append(Method(label, base_colour(run_colour(row.runs[0])), np.split(images, ends[:-1])))
+    return methods
 
 
 def _label(row: Row) -> str:
     return " ".join([row.label, *(f"{name} {value}" for name, value in row.axes.items())])
 
 
-def _draw_samples(grid: Grid, numerics: Numerics, path: Path) -> None:
-    """The same classes and seeds side by side: sample i of every row has the same label and the same random numbers."""
-    rows = []
-    for row in grid.available():
+def draw_samples(grid: Grid, figure: Samples, path: Path, device: str) -> None:
+    """Samples of every row at the same classes and seeds (Figs. 8, 10-15)."""
+    rows = grid.available()
+    chosen = choose(rows, figure.classes, figure.per_class)
+    guidance = sorted({row.runs[0].sampling.guidance for row in rows})
+    notes = [f"Scale {grid.scale}", f"guidance scale {', '.join(f'{scale:g}' for scale in guidance)}"]
+    short = {name: len(of_class) for name, of_class in zip(chosen.names, chosen.indices, strict=True)}
+    if figure.classes and max(figure.classes) != max(chosen.classes):
+        notes.append("classes modulo the number of classes")
+    notes += [f"{name}: all {count} samples there are" for name, count in short.items() if count < figure.per_class]
+    title = grid.title if len(rows) == 1 else None  # the rows' names stand beside them
+    methods = _methods(rows, list(map(_label, rows)), chosen, device)
+    sample_grid(path, methods, class_names=chosen.names, title=title, note="; ".join(notes) + ".")
+
+    lines: list[tuple[object, ...]] = [("model", "class", "class_name", "sample", "guidance", "state")]
+    for row in rows:
         stage = row_metrics(row)[0].samples
-        codes, labels = (part.numpy() for part in load_samples(paths.folder("samples", stage.key)))
-        numbers, counts = np.unique(labels, return_counts=True)
-        classes = numbers[counts >= PER_CLASS][:MAX_CLASSES]
-        chosen = [index for number in classes for index in np.flatnonzero(labels == number)[:PER_CLASS]]
-        tokenizer = open_tokenizer(stage.state.codes_stage().tokenizer_stage(), numerics.device)
-        rows.append((_label(row), decode_images(tokenizer, codes[chosen])))
-    manifest = read_json(paths.manifest("codes", stage.state.codes_stage().key))
-    sample_grid(path, rows, column_titles=[manifest["class_names"][number] for number in classes], title=None)
+        for number, name, indices in zip(chosen.classes, chosen.names, chosen.indices, strict=True):
+            lines += [
+                (_label(row), number, name, i, stage.sampling.guidance, stage.state.key) for i in indices.tolist()
+            ]
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    write_text(path.with_suffix(".csv"), text.getvalue())
 
 
-def _draw_token_maps(grid: Grid, numerics: Numerics, path: Path) -> None:
-    """Hidden states of unseen images at the aligned layer; slot s is drawn at the cell it predicts (reading 9.21)."""
-    states = [row_metrics(row)[0].samples.state for row in grid.available()]
+def draw_token_maps(grid: Grid, figure: TokenMaps, path: Path, numerics: Numerics) -> None:
+    """Hidden states of unseen images at the aligned layer; a state is drawn at the cell it predicts (reading 9.21)."""
+    rows = grid.available()
+    states = [row_metrics(row)[0].samples.state for row in rows]
     first = states[0]
-    images = open_image_set(first.data, "validation", load_site(), MAP_IMAGES)
+    images = open_image_set(first.data, "validation", load_site(), max(figure.images, figure.measured_images))
     pictures = centre_images(images)
     tokenizer = open_tokenizer(first.codes_stage().tokenizer_stage(), numerics.device)
+    parts = [slice(start, start + MAP_BATCH) for start in range(0, len(pictures), MAP_BATCH)]
     maps = []
     with torch.inference_mode():
-        tokens = tokenizer.encode(to_float(torch.from_numpy(pictures).to(numerics.device)))  # (M,N)
+        tokens = [tokenizer.encode(to_float(torch.from_numpy(pictures[part]).to(numerics.device))) for part in parts]
         labels = torch.from_numpy(images.labels).to(numerics.device)
-        for row, state in zip(grid.available(), states, strict=True):
-            layer = ALIGNED_TWELFTH * state.model.num_layers // 12
-            hidden = open_state(state, "raw", numerics).hidden_states(tokens[:, :-1], labels, layer)  # (M,N,D)
-            maps.append((_label(row), hidden.float().cpu().numpy()))
-    token_map_figure(path, pictures, maps, grid_side=first.grid_side, seed=0, layer=ALIGNED_TWELFTH)
+        for row, state in zip(rows, states, strict=True):
+            model, layer = open_state(state, "raw", numerics), max(1, figure.layer * state.model.num_layers // 12)
+            hidden = [
+                model.hidden_states(codes, labels[part], layer, consumed=False).float().cpu().numpy()  # (M,N,D)
+                for codes, part in zip(tokens, parts, strict=True)
+            ]
+            maps.append(Maps(_label(row), base_colour(run_colour(row.runs[0])), np.concatenate(hidden)))
+    depths = {state.model.num_layers for state in states}
+    layer_name = f"layer {layer}" if len(depths) == 1 else f"{figure.layer}/12 of the layers"
+    token_map_figure(path, pictures[: figure.images], maps, grid_side=first.grid_side, seed=0, layer=layer_name)
 
 
-def sample_picture(
-    state_key: str,
-    *,
-    classes: list[int],
-    rows: int,
-    guidance: float,
-    top_k: int,
-    seed: int,
-    weights: Literal["raw", "ema"],
-    path: Path,
-) -> None:
-    """Draw `rows` samples of each class from a trained state into one picture, a column per class."""
-    if path.suffix != ".png":
-        raise UserError(f"--grid {path}: the picture is written as PNG; give a name that ends in .png")
-    planned = lookup(state_key)
-    stage, numerics = planned.stage, load_scale(planned.scale).numerics
-    if not isinstance(stage, StateStage):
-        raise UserError(f"{state_key} is a {stage.kind} stage, not a state")
-    if not is_published(paths.manifest("state", state_key)):
-        raise UserError(f"state {state_key} is not trained yet; `mirai train {state_key}` or Snakemake does that")
-    set_numerics(numerics)
-    model = open_state(stage, weights, numerics)
-    wrong = [number for number in classes if not 0 <= number < model.num_classes]
-    if wrong:
-        raise UserError(f"--classes {wrong[0]}: classes go from 0 to {model.num_classes - 1}")
-    labels = torch.tensor(classes * rows, device=numerics.device)
-    indices = np.arange(len(labels))
-    codes = generate(
-        model,
-        labels,
-        torch.from_numpy(uniforms(seed, indices, model.num_tokens)).to(numerics.device),
-        guidance=guidance,
-        top_k=top_k,
-    )
-    tokenizer = open_tokenizer(stage.codes_stage().tokenizer_stage(), numerics.device)
-    plain_grid(path, decode_images(tokenizer, codes.cpu().numpy()), columns=len(classes))
-
-
-def export_samples(key: str, *, npz: Path | None, png: Path | None) -> None:
-    """Decode a samples stage to an ADM .npz (arr_0, uint8, n x H x W x 3) or to one PNG per sample."""
-    planned = lookup(key)
-    if not isinstance(planned.stage, SamplesStage):
-        raise UserError(f"{key} is a {planned.stage.kind} stage, not a samples stage")
-    if not is_published(paths.manifest("samples", key)):
-        raise UserError(f"samples {key} are not drawn yet; `mirai sample {key}` or Snakemake does that")
-    images, labels = decoded_samples(planned.stage, load_scale(planned.scale).numerics)
-    if npz is not None:
-        with atomic_file(npz) as file:
-            np.savez(file, images)
-    if png is not None:
-        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
-            with atomic_file(png / f"{index:06d}_class{label:04d}.png") as file:
-                Image.fromarray(image).save(file, "PNG")
+def draw_neighbourhoods(grid: Grid, figure: Neighbourhoods, path: Path) -> None:
+    """The positions that the objective asks `targets_of` for on this scale's grid (Fig. 2)."""
+    scale = load_scale(grid.scale)
+    side = scale.data.resolution // scale.tokenizer.downsampling
+    shown = []
+    for layout in figure.layouts:
+        for k in figure.num_tokens:
+            offsets = grid_offsets(k) if layout == "2D" else scan_offsets(k)
+            targets, valid = targets_of(offsets, layout, side)
+            shown.append(Neighbourhood(layout, offsets, targets.numpy(), valid.numpy()))
+    neighbourhood_figure(path, shown, columns=len(figure.num_tokens))

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
+from mirai.experiments.recipe import Run
 from mirai.states import atomic_file
 
 Pixels = npt.NDArray[np.uint8]
@@ -35,10 +36,43 @@ FRAME, FRAME_GREY = 2, 210  # pixels around a picture, so that a white one is se
 METHOD_COLOURS = {"baseline": "#595959", "mirai-i": "#0069B4", "mirai-e": "#C14A00", "output-level": "#9A3A86"}
 
 
-def method_colour(label: str) -> str:
+# Of lines with one method's colour: the first, the second, ... Marks tell them apart without any colour.
+LINES = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"), ((0, (6, 1, 1, 1, 1, 1)), "v"))
+
+
+def method_colour(name: str) -> str:
     """Colour of a method by its arm or by a row's label, e.g. "mirai-e", "+ Mirai-E (Pretrained)", "LlamaGen-B"."""
-    found = re.search("|".join(METHOD_COLOURS), label.lower().replace(" ", "-"))
+    found = re.search("|".join(METHOD_COLOURS), name.lower().replace(" ", "-"))
     return METHOD_COLOURS[found.group() if found else "baseline"]
+
+
+def run_colour(run: Run) -> str:
+    """Colour of a run's method, whatever its row is called; that of a pretrained EMA is a lighter Mirai-E."""
+    if run.foresight is None:
+        return METHOD_COLOURS["baseline"]
+    arms = {None: "output-level", "encoder": "mirai-i", "ema": "mirai-e", "pretrained": "mirai-e"}
+    colour = METHOD_COLOURS[arms[run.foresight.source]]
+    return lighter(colour) if run.foresight.source == "pretrained" else colour
+
+
+def lighter(colour: str) -> str:
+    """A third of the way to white."""
+    return "#" + "".join(f"{int(int(colour[at : at + 2], 16) * 2 / 3 + 85):02X}" for at in (1, 3, 5))
+
+
+def base_colour(colour: str) -> str:
+    """The method's colour that a lighter one was made from."""
+    return next((base for base in METHOD_COLOURS.values() if colour in (base, lighter(base))), colour)
+
+
+def line_looks(colours: Sequence[str]) -> list[dict[str, Any]]:
+    """Line style and marker of each line: those of one method differ, and the first of every method look alike."""
+    looks, seen = [], dict.fromkeys(map(base_colour, colours), 0)
+    for colour in colours:
+        style, marker = LINES[seen[base_colour(colour)] % len(LINES)]
+        seen[base_colour(colour)] += 1
+        looks.append({"color": colour, "linestyle": style, "marker": marker})
+    return looks
 
 
 def look() -> AbstractContextManager[None]:
@@ -154,13 +188,18 @@ class Sheet:
             baseline = y + (number * LINE_HEIGHT + BASELINE) * size / 72 * DPI
             self.texts.append((x, baseline, line, {**style, "parse_math": False}))
 
+    def figure(self, beside: int = 0, least_height: int = 0) -> Figure:
+        """The sheet as a figure, at its top left, with so many empty pixels beside; to be drawn on inside `look`."""
+        width, height = self.width + beside, max(self.height, least_height)
+        figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
+        axes = figure.add_axes((0, 1 - self.height / height, self.width / width, self.height / height))
+        axes.set_axis_off()
+        axes.imshow(self.canvas, interpolation="none", extent=(0, self.width, self.height, 0), aspect="auto")
+        for x, y, text, style in self.texts:
+            axes.text(x, y, text, **style)
+        return figure
+
     def save(self, path: Path) -> None:
         """Write the sheet as PNG and PDF beside each other, atomically."""
         with look():
-            figure = Figure(figsize=(self.width / DPI, self.height / DPI), dpi=DPI)
-            axes = figure.add_axes((0, 0, 1, 1))
-            axes.set_axis_off()
-            axes.imshow(self.canvas, interpolation="none", extent=(0, self.width, self.height, 0), aspect="auto")
-            for x, y, text, style in self.texts:
-                axes.text(x, y, text, **style)
-            save_figure(path, figure)
+            save_figure(path, self.figure())

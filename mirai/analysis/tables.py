@@ -6,192 +6,195 @@ scales are never subtracted from each other. Only at the paper's scale is the di
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import statistics
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
+from mirai.analysis.columns import ABSENT, MEASURED, label, label_columns, notes_on_rows, title, without_runs
+from mirai.analysis.compute import compute_table
+from mirai.analysis.records import Document, best_of_sweep, metrics_of, percent, summary, with_baselines
+from mirai.analysis.rendering import (
+    HEADINGS,
+    NOTHING,
+    Column,
+    Record,
+    Table,
+    csv_text,
+    html_fragment,
+    latex,
+    markdown,
+    shown_change,
+)
+from mirai.analysis.verdicts import RULE, verdict
 from mirai.experiments import paths
-from mirai.experiments.grid import METRICS, Grid, Row
+from mirai.experiments.grid import Grid, Row
+from mirai.experiments.grid_files import METRICS
 from mirai.experiments.plan import record_key, row_metrics, table_key
-from mirai.experiments.recipe import Run
-from mirai.experiments.stages import metrics_stage
-from mirai.states import read_json, write_text
-
-Cell = str | int | float | None
-
-HEADINGS = {"fid": "FID↓", "sfid": "sFID↓", "inception_score": "IS↑", "precision": "Prec.↑", "recall": "Rec.↑"}
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One metric of a row: mean and standard deviation over seeds, and over random halves of one state's samples."""
-
-    mean: float
-    over_seeds: float | None
-    over_halves: float | None
+from mirai.states import write_text
 
 
 def write_table(grid: Grid) -> None:
-    """Write the grid's CSV and Markdown; all its metrics must be there."""
-    records = [record(grid, row) for row in grid.rows]
-    columns = list(dict.fromkeys(name for one in records for name in one))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows([{name: _plain(value) for name, value in one.items()} for one in records])
-    write_text(paths.table(grid.scale, grid.name, ".md"), markdown(grid))
-    write_text(paths.table(grid.scale, grid.name), text.getvalue())
-    record_key(paths.table(grid.scale, grid.name), table_key(grid.name, grid.scale))
+    """Write the grid's table as CSV, Markdown, LaTeX and HTML; all its metrics must be there."""
+    table = compute_table(grid) if grid.report == "flops" else metrics_table(grid)
+    for suffix, render in ((".md", markdown), (".tex", latex), (".html", html_fragment), (".csv", csv_text)):
+        write_text(paths.product(grid.scale, grid.name, suffix), render(table))
+    record_key(paths.product(grid.scale, grid.name), table_key(grid.name, grid.scale))
 
 
-def record(grid: Grid, row: Row) -> dict[str, Cell]:
+def metrics_table(grid: Grid) -> Table:
+    """The table of a grid's metrics."""
+    records = tuple(record(grid, row, baseline) for row, baseline in with_baselines(grid))
+    return Table(title(grid), tuple(_columns(grid, records)), records, tuple(_notes(grid, records)))
+
+
+def record(grid: Grid, row: Row, baseline: Row | None) -> Record:
     """One row of the CSV."""
-    result: dict[str, Cell] = {"model": row.label, **{name: row.axes.get(name) for name in grid.columns}}
-    if row.unavailable is not None:
-        cited = {f"paper_{metric}": value for metric, value in row.paper.items()}
-        return result | {"note": f"not at this scale: {row.unavailable}"} | cited
-    documents = metrics_of(row.runs)
-    run = row.runs[0]
+    result = label(grid, row)
+    paper_baseline = {} if baseline is None or baseline is row else baseline.paper
+    paper: Record = {}
+    for metric, value in row.paper.items():
+        paper[f"paper_{metric}"] = value
+        paper[f"paper_{metric}_change_percent"] = percent(value, paper_baseline.get(metric))
+    if not row.runs:
+        return result | paper | without_runs(row)
+    documents, run = metrics_of(row.runs), row.runs[0]
     result |= {
-        "epochs": run.epochs,
+        "epochs": run.at_epoch or run.epochs,
         "guidance": run.sampling.guidance,
         "seeds": len(row.runs),
         "samples": documents[0]["num_samples"],
     }
-    paper_baseline = _paper_baseline(grid, row)
     for metric in METRICS:
-        measured = summary(documents, metric)
-        result[metric] = measured.mean
-        result[f"{metric}_sd_over_seeds"] = measured.over_seeds
-        result[f"{metric}_sd_over_halves"] = measured.over_halves
-        result[f"{metric}_change_percent"] = change(grid, row, metric)
-        if metric in row.paper:
-            result[f"paper_{metric}"] = row.paper[metric]
-            result[f"paper_{metric}_change_percent"] = _percent(row.paper[metric], paper_baseline.get(metric))
-            if grid.scale == paths.PAPER_SCALE:
-                result[f"{metric}_minus_paper"] = measured.mean - row.paper[metric]
+        result |= _measured(metric, documents, row, baseline)
+        for name in (f"paper_{metric}", f"paper_{metric}_change_percent"):
+            if name in paper:
+                result[name] = paper[name]
+        if grid.scale == paths.PAPER_SCALE and metric in row.paper:
+            result[f"{metric}_minus_paper"] = summary(documents, metric).mean - row.paper[metric]
+    if (best := best_of_sweep(row)) is not None:
+        result |= {"best_fid": best.fid, "best_fid_guidance": best.guidance}
+        result["best_fid_at_the_sweeps_end"] = "yes" if best.at_the_end else "no"
     for name, floor in documents[0]["coherence_of_reference"].items():
         result[name] = statistics.fmean(document["coherence"][name]["mean"] for document in documents)
         result[f"{name}_of_reference"] = floor["mean"]
-    result["states"] = " ".join(stage.samples.state.key for stage in row_metrics(row))
     layouts = {json.dumps(document["state_numerics"], sort_keys=True) for document in documents}
+    result["states"] = " ".join(stage.samples.state.key for stage in row_metrics(row))
+    result["status"] = MEASURED
     result["note"] = "states of different numerics" if len(layouts) > 1 else None
     return result
 
 
-def metrics_of(runs: tuple[Run, ...]) -> list[dict[str, Any]]:
-    """The metrics.json of each run."""
-    return [read_json(paths.manifest("metrics", metrics_stage(run).key)) for run in runs]
+def _measured(metric: str, documents: list[Document], row: Row, baseline: Row | None) -> Record:
+    """A metric with its spreads, and against the row's own baseline, if the grid has that row."""
+    mine = summary(documents, metric)
+    result: Record = {
+        metric: mine.mean,
+        f"{metric}_sd_over_seeds": mine.over_seeds,
+        f"{metric}_sd_over_halves": mine.over_halves,
+    }
+    change = found = None
+    if baseline is not None and baseline is not row:
+        theirs = metrics_of(baseline.runs)
+        change = percent(mine.mean, summary(theirs, metric).mean)
+        found = verdict(_by_seed(row, documents, metric), _by_seed(baseline, theirs, metric), metric)
+    result[f"{metric}_change_percent"] = change
+    result[f"{metric}_verdict"] = None if found is None else found.word
+    result[f"{metric}_difference"] = None if found is None else found.difference
+    result[f"{metric}_difference_low"] = None if found is None else found.low
+    result[f"{metric}_difference_high"] = None if found is None else found.high
+    return result
 
 
-def summary(documents: list[dict[str, Any]], metric: str) -> Measured:
-    """Mean over seeds with both spreads; the one over halves is the mean of the seeds' own."""
-    values = [document[metric] for document in documents]
-    spreads = [document["spread"][metric] for document in documents if metric in document["spread"]]
-    return Measured(
-        mean=statistics.fmean(values),
-        over_seeds=statistics.stdev(values) if len(values) > 1 else None,
-        over_halves=statistics.fmean(spreads) if spreads else None,
-    )
+def _by_seed(row: Row, documents: list[Document], metric: str) -> dict[int, float]:
+    return {run.training.seed: document[metric] for run, document in zip(row.runs, documents, strict=True)}
 
 
-def change(grid: Grid, row: Row, metric: str) -> float | None:
-    """Percent against the row's own baseline, if the grid has that row; None for the baseline itself."""
-    baseline = _baseline_row(grid, row)
-    if baseline is None or baseline is row:
-        return None
-    mine, theirs = (summary(metrics_of(one.runs), metric).mean for one in (row, baseline))
-    return _percent(mine, theirs)
+def _columns(grid: Grid, records: tuple[Record, ...]) -> list[Column]:
+    """The paper's columns, ours and the paper's side by side; all five metrics where the paper has none."""
+    columns = label_columns(grid)
+    cited = [metric for metric in METRICS if any(metric in row.paper for row in grid.rows)]
+    for place, metric in enumerate(cited or METRICS):
+        columns.append(Column(HEADINGS[metric], _metric_cell(metric, says_absent=place == 0)))
+        if cited:
+            columns.append(Column(f"{HEADINGS[metric]} paper", _paper_cell(metric, records), "paper"))
+    if any("best_fid" in one for one in records):
+        columns.append(Column("best FID↓ of the sweep", _best_cell))
+    if any(one.get("fid_verdict") for one in records):
+        columns.append(Column("verdict (FID)", lambda one: str(one.get("fid_verdict") or NOTHING), "verdict"))
+    return columns
 
 
-def _baseline_row(grid: Grid, row: Row) -> Row | None:
-    return next((other for other in grid.available() if other.runs == row.baselines), None)
-
-
-def _paper_baseline(grid: Grid, row: Row) -> dict[str, float]:
-    baseline = _baseline_row(grid, row)
-    return {} if baseline is None or baseline is row else baseline.paper
-
-
-def _percent(value: float, baseline: float | None) -> float | None:
-    return None if not baseline else 100 * (value - baseline) / baseline
-
-
-def _plain(value: Cell) -> Cell:
-    return round(value, 4) if isinstance(value, float) else value
-
-
-def markdown(grid: Grid) -> str:
-    """The table for reading, with what its numbers are and are not."""
-    metrics = [metric for metric in METRICS if any(metric in row.paper for row in grid.rows)] or list(METRICS)
-    metrics += [metric for metric in METRICS if metric not in metrics]
-    cited = [metric for metric in metrics if any(metric in row.paper for row in grid.rows)]
-    header = ["Model", *grid.columns, *(HEADINGS[metric] for metric in metrics)]
-    header += [f"{HEADINGS[metric]} change" for metric in cited] + [f"paper {HEADINGS[metric]}" for metric in cited]
-    header += [f"paper {HEADINGS[metric]} change" for metric in cited]
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    for row in grid.rows:
-        lines.append("| " + " | ".join(_markdown_cells(grid, row, metrics, cited)) + " |")
-    source = f" ({grid.source})" if grid.source else ""
-    return f"# {grid.title}{source}\n\n" + "\n".join(lines) + "\n\n" + _footnote(grid) + "\n"
-
-
-def _markdown_cells(grid: Grid, row: Row, metrics: list[str], cited: list[str]) -> list[str]:
-    axes = [str(row.axes.get(name, "–")) for name in grid.columns]
-    paper = [f"{row.paper[metric]:g}" if metric in row.paper else "–" for metric in cited]
-    if row.unavailable is not None:
-        return [
-            row.label,
-            *axes,
-            *["not at this scale"] * len(metrics),
-            *["–"] * len(cited),
-            *paper,
-            *["–"] * len(cited),
-        ]
-    documents = metrics_of(row.runs)
-    baseline = _paper_baseline(grid, row)
-    values = [_shown(metric, summary(documents, metric)) for metric in metrics]
-    ours = [_signed(change(grid, row, metric)) for metric in cited]
-    theirs = [
-        _signed(_percent(row.paper[metric], baseline.get(metric)) if metric in row.paper else None) for metric in cited
-    ]
-    return [row.label, *axes, *values, *ours, *paper, *theirs]
-
-
-def _shown(metric: str, measured: Measured) -> str:
+def _metric_cell(metric: str, *, says_absent: bool) -> Callable[[Record], str]:
     digits = 3 if metric in ("precision", "recall") else 2
-    spread = measured.over_seeds if measured.over_seeds is not None else measured.over_halves
-    return f"{measured.mean:.{digits}f}" + (f" ± {spread:.{digits}f}" if spread is not None else "")
+
+    def show(one: Record) -> str:
+        mean, over_seeds, over_halves = (one.get(f"{metric}{end}") for end in ("", "_sd_over_seeds", "_sd_over_halves"))
+        if mean is None:
+            return ABSENT if says_absent and one["status"] == ABSENT else NOTHING
+        spread = over_halves if over_seeds is None else over_seeds
+        shown = f"{mean:.{digits}f}" + (f" ± {spread:.{digits}f}" if spread is not None else "")
+        return shown + shown_change(one[f"{metric}_change_percent"])
+
+    return show
 
 
-def _signed(percent: float | None) -> str:
-    return "–" if percent is None else f"{percent:+.1f} %"
+def _paper_cell(metric: str, records: tuple[Record, ...]) -> Callable[[Record], str]:
+    """With as many digits as the paper prints in this column."""
+    printed = [f"{one[f'paper_{metric}']:g}" for one in records if f"paper_{metric}" in one]
+    digits = max(len(number.partition(".")[2]) for number in printed)
+
+    def show(one: Record) -> str:
+        value = one.get(f"paper_{metric}")
+        return NOTHING if value is None else f"{value:.{digits}f}" + shown_change(one[f"paper_{metric}_change_percent"])
+
+    return show
 
 
-def _footnote(grid: Grid) -> str:
-    run = grid.available()[0].runs[0]
-    evaluation, documents = run.evaluation, metrics_of(grid.available()[0].runs)
-    spread = (
-        f"mean ± standard deviation over {len(grid.seeds)} seeds"
-        if len(grid.seeds) > 1
-        else "one seed; ± is over random halves of one state's samples and says nothing about other seeds"
-    )
-    encoders = sorted(
-        {r.foresight.encoder.name for row in grid.available() for r in row.runs if r.foresight and r.foresight.encoder}
-    )
-    parts = [
-        f"Scale {grid.scale}: {spread}.",
-        f"{documents[0]['num_samples']} samples against {documents[0]['num_reference']} references, "
-        f"features of: {evaluation.features.name}.",
-    ]
-    if encoders:
-        parts.append(f"Encoder of Mirai-I: {', '.join(encoders)}.")
-    if grid.scale != paths.PAPER_SCALE:
-        parts.append(
+def _best_cell(one: Record) -> str:
+    if "best_fid" not in one:
+        return NOTHING
+    end = ", the sweep's end" if one["best_fid_at_the_sweeps_end"] == "yes" else ""
+    return f"{one['best_fid']:.2f} at {one['best_fid_guidance']:g}{end}"
+
+
+def _notes(grid: Grid, records: tuple[Record, ...]) -> list[str]:
+    """What the numbers are and are not."""
+    notes = []
+    if any(one.get("fid_change_percent") is not None for one in records):
+        notes.append(
+            "In brackets: the change against each one's own baseline, ours to ours and the paper's to the paper's."
+        )
+    if grid.available():
+        notes.insert(0, _what_was_measured(grid))
+    if any(one.get("fid_verdict") for one in records):
+        notes.append(RULE + (" One seed gives no verdict." if len(grid.seeds) == 1 else ""))
+    if any("best_fid" in one for one in records):
+        notes.append(
+            "The sweep's best is picked by the FID that is printed, on the same samples, and flatters every row a little; "
+            "at its end, a scale outside the sweep might be better still."
+        )
+    notes += notes_on_rows(records)
+    if grid.available() and grid.scale != paths.PAPER_SCALE:
+        notes.append(
             "Another data set, model and feature network than the paper's: only signs and sizes of changes against each "
             "one's own baseline can be compared with the paper, its absolute values cannot."
         )
-    return " ".join(parts)
+    return notes
+
+
+def _what_was_measured(grid: Grid) -> str:
+    first = grid.available()[0]
+    document = metrics_of(first.runs[:1])[0]
+    if len(grid.seeds) > 1:
+        spread = f"mean ± standard deviation over {len(grid.seeds)} seeds"
+    elif first.runs[0].evaluation.halves:
+        spread = "one seed; ± is over random halves of one state's samples and says nothing about other seeds"
+    else:
+        spread = "one seed, and so no spread"
+    runs = [run for row in grid.available() for run in row.runs]
+    encoders = sorted({run.foresight.encoder.name for run in runs if run.foresight and run.foresight.encoder})
+    return (
+        f"Scale {grid.scale}: {spread}. {document['num_samples']} samples against {document['num_reference']} references, "
+        f"features of: {first.runs[0].evaluation.features.name}."
+        + (f" Encoder of Mirai-I: {', '.join(encoders)}." if encoders else "")
+    )

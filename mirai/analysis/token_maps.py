@@ -10,6 +10,7 @@ import csv
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,6 @@ from mirai.analysis.style import (
     Pixels,
     Sheet,
     line_pixels,
-    method_colour,
     pixels,
     wrap,
 )
@@ -41,6 +41,15 @@ PERPLEXITY = 30.0  # not in the paper; scikit-learn's default (reading 9.21)
 CORNERS = np.array([[0x27, 0x56, 0xE5], [0x78, 0x0A, 0x0A], [0x53, 0xD5, 0xFF], [0xFF, 0xD0, 0x5D]]) / 255
 CELL, LEGEND = pixels(1.0), pixels(0.55)  # largest side of a map, side of the colour map
 GAP, AIR, MARGIN = pixels(0.07), pixels(0.02), pixels(0.04)
+
+
+@dataclass(frozen=True)
+class Maps:
+    """A method's hidden states (M, N, D) of M images, tokens in raster order."""
+
+    label: str
+    colour: str
+    hidden: npt.NDArray[np.floating]
 
 
 def embed_tokens(hidden: npt.NDArray[np.floating], *, seed: int, perplexity: float = PERPLEXITY) -> Array:
@@ -105,50 +114,59 @@ def neighbour_ratio(distances: Array, grid_side: int) -> float:
 
 
 def token_map_figure(
-    path: Path,
-    images: Pixels,
-    maps: Sequence[tuple[str, npt.NDArray[np.floating]]],
-    *,
-    grid_side: int,
-    seed: int,
-    layer: int,
-    title: str | None = None,
+    path: Path, images: Pixels, maps: Sequence[Maps], *, grid_side: int, seed: int, layer: str, title: str | None = None
 ) -> None:
-    """Write the token maps of M images: a row per image, the image first, then one map per method.
+    """Write the token maps of n images: a row per image, the image first, then one map per method.
 
-    `images` uint8 (M, S, S, 3); `maps`: (label, hidden states (M, N, D) in raster order). The number below a map is
-    `neighbour_smoothness`; below a method's name stands its mean +- standard deviation over the images. Writes `path`,
-    the same name as .pdf / .png, and as .csv the numbers, with the same ratio on the t-SNE embedding beside them.
+    `images` uint8 (n, S, S, 3) are the first of the M images of `maps`. The number below a map is
+    `neighbour_smoothness`; below a method's name stands its mean +- standard deviation over all M. Writes `path`, the
+    same name as .pdf / .png, and as .csv all M numbers, their mean and deviation, with the same ratio on the t-SNE
+    embedding beside them. `layer` is how the text calls the block.
     """
-    count = len(images)
-    assert all(hidden.shape[:2] == (count, grid_side**2) for _, hidden in maps)
+    count = len(maps[0].hidden)
+    assert all(one.hidden.shape[:2] == (count, grid_side**2) for one in maps)
+    assert len(images) <= count
     fields = np.empty((count, len(maps), grid_side, grid_side, 3), np.uint8)
-    smoothness = np.empty((count, len(maps)))
-    table: list[tuple[str, ...]] = [("image", "method", "smoothness", "embedding_smoothness")]
+    ratios = np.empty((count, len(maps), 2))  # of the states, of their embedding
     for image in range(count):
-        for method, (label, hidden) in enumerate(maps):
-            embedding = embed_tokens(hidden[image], seed=seed)
+        for method, one in enumerate(maps):
+            embedding = embed_tokens(one.hidden[image], seed=seed)
             fields[image, method] = (colours(embedding) * 255).round().reshape(grid_side, grid_side, 3)
-            smoothness[image, method] = neighbour_smoothness(hidden[image], grid_side)
-            ratios = smoothness[image, method], neighbour_ratio(pdist(embedding), grid_side)
-            table.append((str(image), label, *(f"{ratio:.6f}" for ratio in ratios)))
+            ratios[image, method] = (
+                neighbour_smoothness(one.hidden[image], grid_side),
+                neighbour_ratio(pdist(embedding), grid_side),
+            )
+    write_text(path.with_suffix(".csv"), numbers(maps, ratios))
+    draw(path, images, maps, fields, ratios[:, :, 0], layer=layer, title=title)
+
+
+def numbers(maps: Sequence[Maps], ratios: Array) -> str:
+    """The csv of ratios (M, methods, 2): image by image, then mean and standard deviation over the images."""
+    lines = [(str(image), of_image) for image, of_image in enumerate(ratios)]
+    lines.append(("mean", ratios.mean(axis=0)))
+    if len(ratios) > 1:
+        lines.append(("standard deviation", ratios.std(axis=0, ddof=1)))
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(table)
-    write_text(path.with_suffix(".csv"), text.getvalue())
-    draw(path, images, [label for label, _ in maps], fields, smoothness, layer=layer, title=title)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("image", "method", "smoothness", "embedding_smoothness"))
+    for name, of_methods in lines:
+        for one, pair in zip(maps, of_methods, strict=True):
+            writer.writerow((name, one.label, *(f"{ratio:.6f}" for ratio in pair)))
+    return text.getvalue()
 
 
 def draw(
     path: Path,
     images: Pixels,
-    labels: Sequence[str],
+    maps: Sequence[Maps],
     fields: Pixels,
     smoothness: Array,
     *,
-    layer: int,
+    layer: str,
     title: str | None,
 ) -> None:
-    """Lay out images (M, S, S, 3), fields (M, methods, g, g, 3) and their numbers (M, methods) on a sheet."""
+    """Lay out images (n, S, S, 3) with the first n fields of (M, methods, g, g, 3) and their numbers (M, methods)."""
+    labels = [one.label for one in maps]
     columns = 1 + len(labels)
     unit = math.lcm(images.shape[1], fields.shape[2])  # whole pixels for an image's and a field's squares
     room = (pixels(TEXT_WIDTH) - 2 * MARGIN + GAP) // columns - GAP
@@ -159,9 +177,9 @@ def draw(
     name_height = max(line_pixels(name_size, name) for name in names)
     (heading,), heading_size = wrap([title or ""], width - 2 * MARGIN, TITLE_SIZE, bold=True)
     note_left = MARGIN + max(cell, LEGEND) + GAP
-    (note,), note_size = wrap([explanation(layer, len(images))], width - note_left - MARGIN, NOTE_SIZE)
+    (note,), note_size = wrap([explanation(layer, len(smoothness))], width - note_left - MARGIN, NOTE_SIZE)
     number = line_pixels(NOTE_SIZE)
-    with_means = len(images) > 1
+    with_means = len(smoothness) > 1
 
     names_top = MARGIN + (line_pixels(heading_size, heading) + GAP if title else 0)
     top = names_top + name_height + with_means * number + AIR
@@ -171,7 +189,7 @@ def draw(
     sheet.text(width / 2, MARGIN, heading, heading_size, bold=True, centred=True)
     for column, name in enumerate(names):
         centre = MARGIN + column * step + cell / 2
-        colour = method_colour(labels[column - 1]) if column else INK
+        colour = maps[column - 1].colour if column else INK
         y = names_top + name_height - line_pixels(name_size, name)
         sheet.text(centre, y, name, name_size, bold=True, colour=colour, centred=True)
         if column and with_means:
@@ -193,11 +211,11 @@ def draw(
     sheet.save(path)
 
 
-def explanation(layer: int, images: int) -> str:
+def explanation(layer: str, images: int) -> str:
     """What colours and numbers of the figure are."""
-    mean = "; at the top: mean ± standard deviation over the images" if images > 1 else ""
+    mean = f"; at the top: mean ± standard deviation over {images} images" if images > 1 else ""
     return (
-        f"Colour: place of a token's layer-{layer} state in the t-SNE of all tokens of its image (axes by rank). "
+        f"Colour: place of a token's state after {layer} in the t-SNE of all tokens of its image (axes by rank). "
         "Number: cosine distance between states of neighbouring tokens, relative to all pairs of tokens; "
         f"below 1 is smoother than chance{mean}."
     )

@@ -60,9 +60,13 @@ class DigitSet:
         """The digit at the resolution itself (S, S, 3)."""
         return self._enlarged(index, self.resolution)
 
-    def source(self, index: int) -> Source:
-        """The digits as scikit-learn has them, 8 x 8; their grey is repeated over three channels here."""
-        return Source(min(_load()[0].shape[1:]), "RGB")
+    def name(self, index: int) -> str:
+        """Its number in the permutation."""
+        return f"digit {self._range[index]}"
+
+    def read(self, index: int) -> tuple[Pixels, Source]:
+        """The square, and what was enlarged to it: 8 x 8 with a border, its grey repeated over three channels here."""
+        return self.square(index), Source(min(_load()[0].shape[1:]), "RGB")
 
     def factors(self) -> None:
         """None: real images come without factors."""

@@ -122,37 +122,36 @@ class FolderSet:
         """Classes (n,)."""
         return np.array([self.files[file].label for file in self.chosen], np.int64)
 
-    def _open(self, index: int) -> tuple[Image.Image, str]:
-        file = self.files[self.chosen[index]].path
+    def name(self, index: int) -> str:
+        """Path of the file within the folder."""
+        return self.files[self.chosen[index]].path
+
+    def _decoded(self, index: int) -> tuple[Image.Image, Source]:
+        """The image in RGB and what its file holds. Like torchvision's loader this takes no notice of EXIF's orientation."""
+        file = self.name(index)
         try:
             data = (self.folder / file).read_bytes()
         except OSError as error:  # a fault of the disk or of permissions, which skipping must not hide
             raise UserError(f"{self.folder / file} cannot be read: {error.strerror}") from error
         try:
-            return Image.open(io.BytesIO(data)), file
+            image = Image.open(io.BytesIO(data))
+            source = Source(min(image.size), image.mode)
+            return image.convert("RGB"), source
         except _DECODE_ERRORS as error:
             raise CorruptImage(self.folder, file, error) from error
 
-    def _cropped(self, index: int, side: int) -> Pixels:
-        image, file = self._open(index)
-        try:
-            rgb = image.convert("RGB")
-        except _DECODE_ERRORS as error:
-            raise CorruptImage(self.folder, file, error) from error
-        return centre_square(rgb, side)
+    def read(self, index: int) -> tuple[Pixels, Source]:
+        """The square (S', S', 3) views are cut from, and the file's size and mode; CorruptImage if it cannot be decoded."""
+        image, source = self._decoded(index)
+        return centre_square(image, self.side), source
 
     def square(self, index: int) -> Pixels:
-        """The square (S', S', 3) views are cut from; CorruptImage if the file cannot be decoded."""
-        return self._cropped(index, self.side)
+        """The square alone."""
+        return self.read(index)[0]
 
     def centre(self, index: int) -> Pixels:
         """ADM's centre crop at the resolution itself (S, S, 3)."""
-        return self._cropped(index, self.resolution)
-
-    def source(self, index: int) -> Source:
-        """Size and mode of the file."""
-        image = self._open(index)[0]
-        return Source(min(image.size), image.mode)
+        return centre_square(self._decoded(index)[0], self.resolution)
 
     def factors(self) -> None:
         """None: real images come without factors."""
@@ -161,6 +160,12 @@ class FolderSet:
     def fingerprint(self) -> Fingerprint:
         """Fingerprint of the whole folder, whatever part of it was chosen."""
         return _fingerprint(self.files)
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Names for a sentence: the first few, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def readable(images: FolderSet, count: int | None) -> FolderSet:
@@ -176,5 +181,5 @@ def readable(images: FolderSet, count: int | None) -> FolderSet:
         except CorruptImage as error:
             corrupt.append(error.file)
     if corrupt:
-        print(f"{images.folder}: {len(corrupt)} unreadable images skipped: {', '.join(corrupt)}", file=sys.stderr)
+        print(f"{images.folder}: {len(corrupt)} unreadable images skipped: {listed(corrupt)}", file=sys.stderr)
     return replace(images, chosen=images.chosen[kept])

@@ -42,14 +42,17 @@ class ImageSet(Protocol):
     def resolution(self) -> int:
         """S, the side of a view."""
 
+    def name(self, index: int) -> str:
+        """What a user knows the image by."""
+
+    def read(self, index: int) -> tuple[Pixels, Source]:
+        """The square (S', S', 3) views are cut from, and what the image was before it was cut."""
+
     def square(self, index: int) -> Pixels:
-        """The square (S', S', 3) views are cut from."""
+        """The square alone."""
 
     def centre(self, index: int) -> Pixels:
         """The plain centre crop (S, S, 3)."""
-
-    def source(self, index: int) -> Source:
-        """What the image was before it was cut."""
 
     def factors(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]] | None:
         """Values (n, F) and where they exist (n, F), for generated images."""

@@ -243,9 +243,13 @@ class SceneSet:
         """The scene at the resolution itself (S, S, 3)."""
         return draw_scene(self.seed, self.split, index, self.resolution)[0]
 
-    def source(self, index: int) -> Source:
-        """A scene is drawn at the size asked for."""
-        return Source(self.side, "RGB")
+    def name(self, index: int) -> str:
+        """Its number in the stream."""
+        return f"scene {index}"
+
+    def read(self, index: int) -> tuple[Pixels, Source]:
+        """The square, drawn at the size asked for."""
+        return self.square(index), Source(self.side, "RGB")
 
     def factors(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
         """Values (n, F) in the order of FACTOR_NAMES, zero where there is none, and where they exist (n, F)."""

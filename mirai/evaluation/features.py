@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickle
-import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +19,17 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mirai.errors import UserError
+from mirai.evaluation.numerics import full_float32
+from mirai.evaluation.sources import Images, in_memory
+from mirai.experiments import paths
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
+INCEPTION_ADDRESS = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+INCEPTION_SOURCE = (  # the end of a sentence that says what is wrong
+    f"`mirai download inception` fetches {INCEPTION_FILE} to {paths.WEIGHTS}/ (96 MB from {INCEPTION_ADDRESS}, SHA-256 "
+    f"{INCEPTION_SHA256}); a copy of yours is named by --inception, or as weights.inception in {paths.SITE}"
+)
 SPATIAL_CHANNELS = 7  # ADM keeps the first 7 of 192 channels: 17 * 17 * 7 = 2023 sFID features
 
 
@@ -40,33 +49,47 @@ class Features:
         return Features(self.pooled[indices], self.spatial[indices], self.logits[indices])
 
 
-def check_images(images: np.ndarray, what: str) -> None:
-    """UserError unless `images` is uint8 (n, H, W, 3) with n > 0; `what` names the array in the message."""
-    if images.dtype != np.uint8:
-        raise UserError(
-            f"{what} must be uint8 with values 0..255, got {images.dtype}: convert them as the sampler does"
-        )
-    if images.ndim != 4 or images.shape[-1] != 3 or not len(images):
-        raise UserError(f"{what} must have the shape (images, height, width, 3), got {images.shape}")
-
-
 def extract(
-    network: nn.Module, images: np.ndarray, *, batch_size: int = 64, progress: bool = True, what: str = "images"
+    network: nn.Module, images: Images | np.ndarray, *, batch_size: int = 64, progress: bool = True
 ) -> Features:
-    """Features of images (n, H, W, 3) uint8, on the device of the network's weights, in float32 without TF32."""
-    check_images(images, what)
-    device = next(network.parameters()).device
-    batches: list[tuple[np.ndarray, ...]] = []
-    exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-    starts = range(0, len(images), batch_size)
-    with torch.inference_mode(), exact:
-        for start in tqdm(starts, desc=f"features of {what}", unit="batch", disable=not progress):
-            batch = torch.from_numpy(np.array(images[start : start + batch_size])).permute(0, 3, 1, 2)
-            batches.append(tuple(output.cpu().numpy() for output in network(batch.to(device))))
-    features = Features(*(np.concatenate(parts) for parts in zip(*batches, strict=True)))
+    """Features of images, on the device of the network's weights, in float32 without TF32.
+
+    Only the features are ever in memory as a whole: 20 kB per image for Inception. UserError for images that are not
+    uint8 (n, H, W, 3) or turn out to be damaged, and for features that are not finite.
+    """
+    images = in_memory(images) if isinstance(images, np.ndarray) else images
+    device = device_of(network)
+    arrays: list[np.ndarray] = []
+    done = 0
+    bar = tqdm(total=len(images), desc=f"features of {images.what}", unit="img", disable=not progress)
+    with bar, torch.inference_mode(), full_float32():
+        for batch in _one_ahead(images.batches(batch_size)):
+            pixels = torch.from_numpy(np.array(batch)).permute(0, 3, 1, 2)
+            outputs = network(pixels.to(device))
+            arrays = arrays or [np.empty((len(images), output.shape[1]), np.float32) for output in outputs]
+            for array, output in zip(arrays, outputs, strict=True):
+                array[done : done + len(batch)] = output.cpu().numpy()
+            done += len(batch)
+            bar.update(len(batch))
+    assert done == len(images), "a source gives as many images as it says"
+    features = Features(*arrays)
     if not np.isfinite(features.pooled).all():
-        raise UserError(f"features of {what} are not finite: the feature network's weights are damaged")
+        raise UserError(f"features of {images.what} are not finite: the feature network's weights are damaged")
     return features
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where a network's weights are."""
+    return next(network.parameters()).device
+
+
+def _one_ahead(batches: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """The batches, each read while the network looks at the one before."""
+    with ThreadPoolExecutor(1) as reader:
+        waiting = reader.submit(next, batches, None)
+        while (batch := waiting.result()) is not None:
+            waiting = reader.submit(next, batches, None)
+            yield batch
 
 
 class Inception(nn.Module):
@@ -86,10 +109,8 @@ class Inception(nn.Module):
                 self.network = FeatureExtractorInceptionV3(
                     "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=copy
                 )
-        except RuntimeError as error:
-            raise UserError(
-                f"{weights} does not hold torch-fidelity's InceptionV3; it should be {INCEPTION_FILE}"
-            ) from error
+        except (RuntimeError, TypeError) as error:  # other tensors, or no dictionary of them
+            raise UserError(f"{weights} does not hold torch-fidelity's InceptionV3; {INCEPTION_SOURCE}") from error
         self.network.Mixed_6d.branch1x1.register_forward_hook(self._keep_spatial)
         self._spatial: Tensor | None = None
 
@@ -106,19 +127,16 @@ class Inception(nn.Module):
 def _trusted_copy(weights: Path) -> io.BytesIO:
     """The weights as a file of our own making, because torch-fidelity unpickles whatever it is given."""
     if not weights.is_file():
-        raise UserError(
-            f"{weights} is missing: download {INCEPTION_FILE} from torch-fidelity's GitHub release v0.2.0 and set "
-            "`weights.inception` in config/site.yaml to its path"
-        )
-    promised = re.search(r"-([0-9a-f]{8})\.pth$", weights.name)  # torch hub's convention: the name holds the checksum
+        raise UserError(f"{weights} is missing; {INCEPTION_SOURCE}")
     with weights.open("rb") as file:
-        if promised and not hashlib.file_digest(file, "sha256").hexdigest().startswith(promised[1]):
-            raise UserError(f"{weights} is damaged: its SHA-256 does not begin with {promised[1]}; download it again")
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if weights.name == INCEPTION_FILE and found != INCEPTION_SHA256:
+        raise UserError(f"{weights} is damaged: its SHA-256 is {found}; {INCEPTION_SOURCE}")
     try:
         state = torch.load(weights, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+    except Exception as error:  # of a damaged pickle nearly any
         raise UserError(
-            f"{weights} cannot be read as a file of weights ({type(error).__name__}); download it again"
+            f"{weights} cannot be read as a file of weights ({type(error).__name__}); {INCEPTION_SOURCE}"
         ) from error
     copy = io.BytesIO()
     torch.save(state, copy)

@@ -11,11 +11,13 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
+from mirai.evaluation.numerics import full_float32
 from mirai.evaluation.statistics import Statistics
 
 Precision = Literal["float16", "float32"]
-BLOCK_ROWS = 1024
+ADM_BLOCK = (10_000, 10_000)  # rows, columns of distances that ADM looks at together; 0.5 GB
 
 
 def frechet_distance(a: Statistics, b: Statistics) -> float:
@@ -49,15 +51,26 @@ def inception_score(logits: np.ndarray, split_size: int) -> float:
     return float(np.mean(scores))
 
 
-def manifold_radii(features: np.ndarray, k: int, dtype: Precision, block_rows: int = BLOCK_ROWS) -> np.ndarray:
+def manifold_radii(
+    features: np.ndarray,
+    k: int,
+    dtype: Precision,
+    *,
+    block: tuple[int, int] = ADM_BLOCK,
+    device: torch.device | str = "cpu",
+    progress: bool = False,
+) -> np.ndarray:
     """Squared distance (n,) of each vector of features (n, d) to its k-th neighbour, float32.
 
     ADM takes entry k of the sorted row, where entry 0 is the vector itself: a duplicate counts as a neighbour.
     """
     assert len(features) > k, "k neighbours besides the vector itself"
-    blocks = _distance_blocks(features, features, dtype, block_rows)
-    nearest = [block.topk(k + 1, dim=1, largest=False).values for _, block in blocks]  # far faster than kthvalue
-    return torch.cat(nearest)[:, k].numpy()
+    nearest = torch.full((len(features), k + 1), torch.inf, device=device)
+    blocks = _distance_blocks(features, features, dtype, block, device, "radii" if progress else None)
+    for rows, _, distances in blocks:
+        found = distances.topk(min(k + 1, distances.shape[1]), dim=1, largest=False).values  # far faster than kthvalue
+        nearest[rows] = torch.cat([nearest[rows], found], dim=1).topk(k + 1, dim=1, largest=False).values
+    return nearest[:, k].cpu().numpy()
 
 
 def manifold_members(
@@ -66,36 +79,84 @@ def manifold_members(
     samples: np.ndarray,
     sample_radii: np.ndarray,
     dtype: Precision,
-    block_rows: int = BLOCK_ROWS,
+    *,
+    block: tuple[int, int] = ADM_BLOCK,
+    device: torch.device | str = "cpu",
+    progress: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Which samples lie in some reference ball (n_samples,), which references in some sample ball (n_reference,)."""
-    inside_reference = torch.zeros(len(samples), dtype=torch.bool)
-    inside_samples = []
-    radii = torch.from_numpy(reference_radii)
-    for start, block in _distance_blocks(reference, samples, dtype, block_rows):  # (rows of reference, n_samples)
-        inside_reference |= (block <= radii[start : start + len(block), None]).any(dim=0)
-        inside_samples.append((block <= torch.from_numpy(sample_radii)).any(dim=1))
-    return inside_reference.numpy(), torch.cat(inside_samples).numpy()
+    of_reference, of_samples = (torch.from_numpy(radii).to(device) for radii in (reference_radii, sample_radii))
+    inside_reference = torch.zeros(len(samples), dtype=torch.bool, device=device)
+    inside_samples = torch.zeros(len(reference), dtype=torch.bool, device=device)
+    blocks = _distance_blocks(reference, samples, dtype, block, device, "manifolds" if progress else None)
+    for rows, columns, distances in blocks:  # rows of the reference, columns of the samples
+        inside_reference[columns] |= (distances <= of_reference[rows, None]).any(dim=0)
+        inside_samples[rows] |= (distances <= of_samples[columns]).any(dim=1)
+    return inside_reference.cpu().numpy(), inside_samples.cpu().numpy()
 
 
 def precision_recall(
-    reference: np.ndarray, samples: np.ndarray, k: int = 3, dtype: Precision = "float32", block_rows: int = BLOCK_ROWS
+    reference: np.ndarray,
+    samples: np.ndarray,
+    k: int = 3,
+    dtype: Precision = "float32",
+    block: tuple[int, int] = ADM_BLOCK,
 ) -> tuple[float, float]:
     """Share of samples on the reference manifold, share of reference on the sample manifold (Kynkaanniemi et al., ADM).
 
     ADM computes distances in float16; "float16" gives its numbers (see `_squared_distances`), "float32" the exact ones.
     """
-    radii = [manifold_radii(features, k, dtype, block_rows) for features in (reference, samples)]
-    members = manifold_members(reference, radii[0], samples, radii[1], dtype, block_rows)
+    radii = [manifold_radii(features, k, dtype, block=block) for features in (reference, samples)]
+    members = manifold_members(reference, radii[0], samples, radii[1], dtype, block=block)
     return float(members[0].mean()), float(members[1].mean())
 
 
-def _distance_blocks(u: np.ndarray, v: np.ndarray, dtype: Precision, rows: int) -> Iterator[tuple[int, Tensor]]:
-    """(first row, squared distances (rows, len(v)) in float32) over blocks of u: never the full matrix."""
-    columns = torch.from_numpy(np.ascontiguousarray(v, dtype=np.float32))
-    for start in range(0, len(u), rows):
-        block = torch.from_numpy(np.ascontiguousarray(u[start : start + rows], dtype=np.float32))
-        yield start, _squared_distances(block, columns, dtype)
+def kernel_distance(
+    a: np.ndarray, b: np.ndarray, *, subsets: int = 100, subset_size: int = 1000, seed: int = 2020
+) -> tuple[float, float]:
+    """KID of two sets of features: mean and standard deviation over random subsets, by torch-fidelity's own function.
+
+    The squared maximum mean discrepancy, unbiased, for the kernel (u.v / d + 1)^3; subsets and seed are its defaults.
+    """
+    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
+
+    assert min(len(a), len(b)) >= subset_size, "a subset is drawn without replacement"
+    result = kid_features_to_metric(
+        torch.from_numpy(a),
+        torch.from_numpy(b),
+        kid_subsets=subsets,
+        kid_subset_size=subset_size,
+        rng_seed=seed,
+        verbose=False,
+    )
+    return result[KEY_METRIC_KID_MEAN], result[KEY_METRIC_KID_STD]
+
+
+def _distance_blocks(
+    u: np.ndarray,
+    v: np.ndarray,
+    dtype: Precision,
+    block: tuple[int, int],
+    device: torch.device | str,
+    shown: str | None,
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Blocks of the squared distances of all u to all v, row by row: (rows, columns, float32 distances).
+
+    Never the full matrix, which for 50,000 vectors would be 10 GB. `shown` names the progress bar.
+    """
+    places = [
+        (slice(row, row + block[0]), slice(column, column + block[1]))
+        for row in range(0, len(u), block[0])
+        for column in range(0, len(v), block[1])
+    ]
+    for rows, columns in tqdm(places, desc=f"{shown} {dtype}", unit="block", disable=shown is None or len(places) == 1):
+        with full_float32():
+            distances = _squared_distances(_on(device, u[rows]), _on(device, v[columns]), dtype)
+        yield rows, columns, distances
+
+
+def _on(device: torch.device | str, features: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32)).to(device)
 
 
 def _squared_distances(u: Tensor, v: Tensor, dtype: Precision) -> Tensor:
@@ -106,7 +167,7 @@ def _squared_distances(u: Tensor, v: Tensor, dtype: Precision) -> Tensor:
     """
     if dtype == "float16":
         distances = _expanded(u.half(), v.half()).float()
-        if torch.isfinite(distances).all():
+        if torch.isfinite(distances.max()):  # a NaN is its maximum
             return distances
     return _expanded(u, v)
 

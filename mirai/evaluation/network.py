@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mirai.errors import UserError
-from mirai.evaluation.features import Features, check_images, extract
+from mirai.evaluation.features import Features, extract
 from mirai.evaluation.moments import pixel_moments
+from mirai.evaluation.sources import check_images
 from mirai.experiments.recipe import FeatureNetwork
 from mirai.randomness import integer, stream
 from mirai.states import load_tensors, publish, read_json, save_tensors
@@ -117,7 +118,7 @@ def train_feature_network(
     assert recipe.spatial_channels is not None
     assert (factors is not None) == (recipe.targets == "factors")
     assert len(images) >= HELD_OUT, "nothing to hold out"
-    check_images(images, "training images of the feature network")
+    check_images(images.shape, images.dtype, "training images of the feature network")
     if images.shape[1] % 8 or images.shape[2] % 8:
         sides = f"{images.shape[1]}x{images.shape[2]}"
         raise UserError(f"a trained feature network needs images whose sides are multiples of 8, got {sides}")

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from mirai.experiments.offsets import distance_order
-from mirai.experiments.recipe import Data, Encoder, Foresight, Run, Schedule
+from mirai.experiments.offsets import distance_order, written_later
+from mirai.experiments.recipe import Data, Encoder, Evaluation, Foresight, Head, Run, Schedule
 
 
 def canonical_run(run: Run) -> Run:
     """The run with every synonym replaced by its one form and every field without effect at its neutral value."""
-    foresight = run.foresight and canonical_foresight(run.foresight, run.grid_side)
-    return run.model_copy(update={"data": canonical_data(run.data), "foresight": foresight})
+    update: dict[str, object] = {
+        "data": canonical_data(run.data),
+        "foresight": run.foresight and canonical_foresight(run.foresight, run.grid_side, run.model.regions_across),
+        "evaluation": canonical_evaluation(run.evaluation, run.data.resolution),
+    }
+    if run.at_epoch == run.epochs:
+        update["at_epoch"] = None
+    return run.model_copy(update=update)
+
+
+def canonical_evaluation(evaluation: Evaluation, resolution: int) -> Evaluation:
+    """Resizing to the resolution that samples have is no resizing."""
+    return evaluation.model_copy(update={"image_size": None}) if evaluation.image_size == resolution else evaluation
 
 
 def canonical_data(data: Data) -> Data:
@@ -25,7 +36,7 @@ def canonical_data(data: Data) -> Data:
     return data.model_copy(update=update)
 
 
-def canonical_foresight(foresight: Foresight, grid_side: int) -> Foresight | None:
+def canonical_foresight(foresight: Foresight, grid_side: int, regions_across: int) -> Foresight | None:
     """None where lambda is 0 throughout; otherwise one form per meaning."""
     assert foresight.schedule is not None
     schedule = canonical_schedule(foresight.schedule)
@@ -39,7 +50,12 @@ def canonical_foresight(foresight: Foresight, grid_side: int) -> Foresight | Non
         update |= {"layout": "2D", "borders": "valid"}
     if foresight.level == "output":
         update |= {"layer": None, "head": None}
-    if foresight.source != "ema":
+    elif foresight.head is not None and foresight.head.kind != "mlp":  # its MLP has ratio 4
+        update["head"] = foresight.head.model_copy(update={"width": Head.model_fields["width"].default})
+    ahead = (written_later(offset, foresight.layout, grid_side, regions_across) for offset in foresight.offsets)
+    if foresight.seams == "keep" and all(later for pairs in ahead for later in pairs):  # no seam lies between
+        update["seams"] = "mask"
+    if foresight.source not in ("ema", "pretrained"):
         update |= {"ema_slot_shift": 1, "teacher_layer": None}
     elif foresight.teacher_layer == foresight.layer:
         update["teacher_layer"] = None

@@ -3,86 +3,35 @@
 from __future__ import annotations
 
 import itertools
-import re
-from typing import Annotated, Any, Literal, Self
-
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
+from typing import Any, Literal
 
 from mirai.errors import UserError
-from mirai.experiments import paths
-from mirai.experiments.arms import Arm, arm_foresight
 from mirai.experiments.canonical import canonical_run
-from mirai.experiments.offsets import grid_offsets, scan_offsets
-from mirai.experiments.recipe import Encoder, Foresight, Recipe, Run, Schedule
-from mirai.experiments.scale import Scale, Size, grid_file, load_scale, scale_names
-from mirai.experiments.yaml_input import read_yaml, validate
-
-NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"  # the Snakefile's constraint on {grid}
-RESERVED = ("all", "costs", "index", "store", "logs")  # names that results/ itself uses
-METRICS = ("fid", "sfid", "inception_score", "precision", "recall")
-
-
-class Point(Recipe):
-    """One setting of the ablation axes. An axis left out keeps the arm's and the scale's value."""
-
-    arm: Arm | None = None
-    size: str | None = None
-    epochs: PositiveInt | None = None
-    learning_rate: PositiveFloat | None = None
-    align_layer: PositiveInt | None = None  # in twelfths of the depth, so that 8 is 8 of 12, 16 of 24, 24 of 36
-    teacher_layer: PositiveInt | None = None  # likewise; Table 2's "8 -> 6" is align_layer 8, teacher_layer 6
-    layout: Literal["1D", "2D"] | None = None
-    num_tokens: PositiveInt | None = None  # K
-    offsets: tuple[tuple[int, int], ...] | None = None  # explicit positions instead of K nearest ones
-    schedule: Schedule | None = None
-    warmup_epochs: int | None = Field(default=None, ge=0)
-    encoder: str | None = None  # a role of the scale
-    block_size: PositiveInt | None = None  # block-causal attention of the encoder (Fig. 3)
-    ema_slot_shift: Literal[0, 1] | None = None
-    borders: Literal["valid", "all"] | None = None
-    guidance: float | None = Field(default=None, ge=1.0)
-    weights: Literal["raw", "ema"] | None = None
-
-    def updated(self, other: Point) -> Point:
-        """This point with the axes that `other` sets."""
-        return self.model_copy(update={name: getattr(other, name) for name in other.model_fields_set})
-
-
-class RowFile(Point):
-    """A row as written in YAML: a label, axes, axes to cross, and what the paper reports."""
-
-    label: str
-    vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
-    paper: dict[Literal["fid", "sfid", "inception_score", "precision", "recall"], float] = {}
-
-
-class GridFile(Recipe):
-    """A file of experiments/."""
-
-    title: str
-    source: str | None = None  # the paper's table or figure
-    columns: list[str] = []  # axes printed beside the label
-    defaults: Point = Point()
-    seeds: tuple[NonNegativeInt, ...] = Field(default=(0,), min_length=1)
-    figures: tuple[Literal["samples", "token_maps"], ...] = ()
-    rows: list[RowFile] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _distinct_seeds(self) -> Self:
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"`seeds` names one run twice: {self.seeds}")
-        return self
+from mirai.experiments.figures import Convergence, Curve, Figure, Neighbourhoods, Samples, TokenMaps
+from mirai.experiments.grid_files import COMPUTED, RESERVED, GridFile, RowFile, grid_names, read_grid
+from mirai.experiments.points import NotAtThisScale, Point, run_of, unavailable
+from mirai.experiments.recipe import Encoder, Recipe, Run, Schedule
+from mirai.experiments.scale import Scale, grid_file, load_scale, scale_names
+from mirai.experiments.yaml_input import Location, place, validate
 
 
 class Row(Recipe):
-    """A row of the table: its runs, one per seed, or why there are none at this scale."""
+    """A row of the table: its runs, one per seed, or why there are none."""
 
     label: str
     axes: dict[str, str | int | float]  # what the axis columns print
     paper: dict[str, float]
+    facts: dict[str, str | int | float] = {}
+    cited: bool = False
     runs: tuple[Run, ...] = ()
     baselines: tuple[Run, ...] = ()  # same settings without foresight, seed by seed: what changes are relative to
+    sweep: tuple[tuple[Run, ...], ...] = ()  # the runs at each guidance of the grid's sweep, the fixed one among them
     unavailable: str | None = None
+
+    @property
+    def epochs(self) -> int:
+        """Epochs behind what the row's runs sample from."""
+        return self.runs[0].at_epoch or self.runs[0].epochs
 
 
 class Grid(Recipe):
@@ -94,16 +43,18 @@ class Grid(Recipe):
     source: str | None
     columns: list[str]
     seeds: tuple[int, ...]
-    figures: tuple[str, ...]
+    report: Literal["metrics", "flops"]
+    convergence: str | None
+    figure: Figure | None
     rows: tuple[Row, ...]
 
     def available(self) -> list[Row]:
-        return [row for row in self.rows if row.unavailable is None]
+        """The rows with runs."""
+        return [row for row in self.rows if row.runs]
 
 
-def grid_names() -> list[str]:
-    """Names of the grid files."""
-    return sorted(path.stem for path in paths.EXPERIMENTS.glob("*.yaml"))
+class NoRowAtThisScale(UserError):
+    """A grid whose every row a scale is too small for."""
 
 
 def load_grid(name: str, scale_name: str) -> Grid:
@@ -114,192 +65,203 @@ def load_grid(name: str, scale_name: str) -> Grid:
             f"{grid_file(name)}: '{name}' cannot name a grid, results/{name} has another meaning; taken: {', '.join(taken)}"
         )
     path = grid_file(name)
-    if not re.fullmatch(NAME, name):
-        raise UserError(
-            f"{path}: a grid's name has letters, digits, '_' and '-' only, and starts with a letter or digit"
-        )
-    if not path.exists():
-        raise UserError(f"there is no grid '{name}': {path} does not exist; grids are {', '.join(grid_names())}")
-    file = validate(GridFile, read_yaml(path), str(path))
+    content = read_grid(name)
+    file = validate(GridFile, content, str(path))
+    stated = {fact for row in file.rows for fact in row.facts}
     for column in file.columns:
-        if column not in Point.model_fields:
+        if column not in (*Point.model_fields, *COMPUTED, *stated):
             raise UserError(
-                f"{path}: columns names '{column}', which is no axis; axes are {', '.join(Point.model_fields)}"
+                f"{place(content, ('columns',), str(path))}: columns names '{column}', which is no axis; axes are "
+                f"{', '.join(Point.model_fields)}, computed columns {', '.join(COMPUTED)}, and a row's `facts` can state others"
             )
+    for stranger in file.at_scale.keys() - {*scale_names()}:
+        where = place(content, ("at_scale", stranger), str(path))
+        raise UserError(
+            f"{where}: at_scale names '{stranger}', which is no scale; scales are {', '.join(scale_names())}"
+        )
     scale = load_scale(scale_name)
-    rows = [
-        _row(row, point, file, scale, f"{path}: row '{row.label}'")
-        for row in file.rows
-        for point in _crossed(row, f"{path}: row '{row.label}'")
-    ]
+    rows = []
+    for number, row_file in enumerate(file.rows):
+        _check_lists(row_file, content, ("rows", number), str(path))
+        where = f"{place(content, ('rows', number), str(path))}: row '{row_file.label}'"
+        rows += _rows(row_file, file, scale_name, where)
+    if isinstance(file.figure, Curve) and not any(file.figure.x in row.axes for row in rows):
+        where = place(content, ("figure", "x"), str(path))
+        raise UserError(f"{where}: the curve is drawn along {file.figure.x}, which no row sets")
     missing = [row for row in rows if row.unavailable is not None]
-    if len(missing) == len(rows):
-        raise UserError(f"{path} has no row that scale '{scale_name}' can run: {missing[0].unavailable}")
-    return Grid(
+    if rows and not any(row.runs for row in rows) and missing:
+        raise NoRowAtThisScale(f"{path} has no row that scale '{scale_name}' can run: {missing[0].unavailable}")
+    grid = Grid(
         name=name,
         scale=scale_name,
         title=file.title,
         source=file.source,
         columns=file.columns,
-        seeds=file.seeds,
-        figures=file.figures,
+        seeds=file.seeds or scale.seeds,
+        report=file.report,
+        convergence=file.convergence,
+        figure=file.figure,
         rows=tuple(rows),
+    )
+    _check_figure(grid, f"{place(content, ('figure',), str(path))}: figure")
+    if grid.convergence is not None:
+        _check_convergence(grid, f"{place(content, ('convergence',), str(path))}: convergence names")
+    return grid
+
+
+def _check_figure(grid: Grid, where: str) -> None:
+    """Refuse, before anything is trained for it, a figure that could not be drawn from the grid's rows."""
+    if not isinstance(grid.figure, None | Neighbourhoods) and not grid.available():
+        raise UserError(f"{where}: there is nothing to draw, every row is cited")
+    match grid.figure:
+        case Samples() | TokenMaps():
+            sizes = sorted({row.runs[0].data.resolution for row in grid.available()})
+            if len(sizes) > 1:
+                raise UserError(f"{where}: pictures side by side are of one resolution, and these rows have {sizes}")
+        case Curve(x=axis):
+            _check_lines(grid, axis, where)
+        case Convergence():
+            _check_lines(grid, "epochs", where)
+            _check_baseline(grid, where)
+
+
+def _check_lines(grid: Grid, axis: str, where: str) -> None:
+    """A line has one value at each place."""
+    drawn = set()
+    for row in grid.available():
+        point = row.label, row.axes.get(axis)
+        if point in drawn:
+            at = "as a level" if point[1] is None else f"at {axis} {point[1]}"
+            raise UserError(f"{where}: two rows are labelled '{row.label}' {at}; give each line a label of its own")
+        drawn.add(point)
+
+
+def _check_convergence(grid: Grid, where: str) -> None:
+    assert grid.convergence is not None
+    where = f"{where} '{grid.convergence}'"
+    if grid.convergence not in grid_names():
+        raise UserError(f"{where}, which is no grid; grids are {', '.join(grid_names())}")
+    if grid.convergence == grid.name or read_grid(grid.convergence).get("report", "metrics") != "metrics":
+        raise UserError(f"{where}, which has no metrics against epochs; name a grid with `report: metrics`")
+    _check_baseline(load_grid(grid.convergence, grid.scale), where)
+
+
+def _check_baseline(grid: Grid, where: str) -> None:
+    """Convergence is towards the last value of a row without foresight."""
+    if all(row.runs[0].foresight is not None for row in grid.available()):
+        raise UserError(
+            f"{where}, and {grid_file(grid.name)} has no row with `arm: baseline` whose last value is the goal"
+        )
+
+
+def _rows(row: RowFile, file: GridFile, scale_name: str, where: str) -> list[Row]:
+    """The row at a scale, once per combination of the axes that it varies."""
+    own = row.model_fields_set & set(Point.model_fields)
+    if row.cited:
+        if own or row.vary or row.zip:
+            raise UserError(f"{where}: a cited row has no axes, only `paper` values and `facts`")
+        return [Row(label=row.label, axes={}, paper=_cited(row), facts=row.facts, cited=True)]
+    points = [
+        Point(arm="baseline", size="B", epochs=80)
+        .updated(file.defaults)
+        .updated(file.at_scale.get(scale_name.partition("-")[0], Point()))
+        .updated(point)
+        for point in _crossed(row, own, where)
+    ]
+    if row.paper and len(points) > 1:
+        raise UserError(f"{where}: `paper` values belong to one run, and this row is {len(points)}; write them as rows")
+    for axis in ("arm", "size", "epochs"):
+        if any(getattr(point, axis) is None for point in points):
+            raise UserError(f"{where}: {axis} is null, and every run has one; remove it or give a value")
+    return [_row(row, point, _total_epochs(point, points, file), file, scale_name, where) for point in points]
+
+
+def _check_lists(row: RowFile, content: dict[str, Any], location: Location, path: str) -> None:
+    """Refuse what is no axis, or no value of it, in the lists that a row crosses or zips."""
+    for kind, lists in (("vary", row.vary), ("zip", row.zip)):
+        for axis, values in lists.items():
+            for number, value in enumerate(values):
+                where = place(content, (*location, kind, axis, number), path)
+                validate(Point, {axis: value}, f"{where}: row '{row.label}': {kind}")
+
+
+def _cited(row: RowFile) -> dict[str, float]:
+    return {str(metric): value for metric, value in row.paper.items()}
+
+
+def _crossed(row: RowFile, own: set[str], where: str) -> list[Point]:
+    """The row's points: its own axes, times every combination of the axes it varies."""
+    for axis in (*row.vary, *row.zip):
+        if axis in own or (axis in row.vary and axis in row.zip):
+            raise UserError(f"{where}: {axis} stands in several of row, vary and zip; give it once")
+    lengths = {len(values) for values in row.zip.values()}
+    if len(lengths) > 1:
+        raise UserError(f"{where}: zip needs lists of one length, got {sorted(lengths)}")
+    zipped = [dict(zip(row.zip, values, strict=True)) for values in zip(*row.zip.values(), strict=True)] or [{}]
+    crossed = [dict(zip(row.vary, values, strict=True)) for values in itertools.product(*row.vary.values())]
+    stated = Point.model_construct(**{name: getattr(row, name) for name in own})
+    return [stated.updated(validate(Point, one | other, where)) for one in zipped for other in crossed]
+
+
+def _row(row: RowFile, point: Point, total_epochs: int, file: GridFile, scale_name: str, where: str) -> Row:
+    scale = load_scale(scale_name)
+    shown = [name for name in (*file.columns, *_plotted(file)) if name in Point.model_fields]
+    axes = {name: _shown(value) for name in shown if (value := getattr(point, name)) is not None}
+    result = Row(label=row.label, axes=axes, paper=_cited(row), facts=row.facts)
+    missing = unavailable(point, scale, where)
+    if missing is not None:
+        return result.model_copy(update={"unavailable": missing})
+    try:
+        runs = _runs(point, total_epochs, file, scale, where)
+        sweep = tuple(
+            _runs(point.model_copy(update={"guidance": guidance}), total_epochs, file, scale, where)
+            for guidance in sorted({*file.guidance_sweep, runs[0].sampling.guidance})
+        )
+    except NotAtThisScale as reason:
+        return result.model_copy(update={"unavailable": str(reason)})
+    if (foresight := runs[0].foresight) is not None and foresight.encoder is not None and "encoder" in file.columns:
+        axes["encoder"] = foresight.encoder.name  # the concrete name: a stand-in is never called DINOv2
+    if point.resolution is not None and "resolution" in file.columns:
+        axes["resolution"] = runs[0].data.resolution
+    baselines = tuple(canonical_run(run.model_copy(update={"foresight": None})) for run in runs)
+    return result.model_copy(
+        update={"axes": axes, "runs": runs, "baselines": baselines, "sweep": sweep if file.guidance_sweep else ()}
     )
 
 
-def _crossed(row: RowFile, where: str) -> list[Point]:
-    """The row's points: its own axes, times every combination of the axes it varies."""
-    names = set(Point.model_fields)
-    for axis in row.vary:
-        if axis in row.model_fields_set & names:
-            raise UserError(f"{where}: {axis} stands in the row and in vary; give it once")
-    own = Point.model_construct(**{name: getattr(row, name) for name in row.model_fields_set & names})
-    points = []
-    for values in itertools.product(*row.vary.values()):
-        crossed = validate(Point, dict(zip(row.vary, values, strict=True)), f"{where}: vary")
-        points.append(own.updated(crossed))
-    return points
+def _plotted(file: GridFile) -> list[str]:
+    """The axis that a curve needs as a number."""
+    match file.figure:
+        case Curve(x=axis) if axis not in file.columns:
+            return [axis]
+        case Convergence() if "epochs" not in file.columns:
+            return ["epochs"]
+    return []
 
 
-def _row(row: RowFile, own: Point, file: GridFile, scale: Scale, where: str) -> Row:
-    point = Point(arm="baseline", size="B", epochs=80).updated(file.defaults).updated(own)
-    for axis in ("arm", "size", "epochs"):
-        if getattr(point, axis) is None:
-            raise UserError(f"{where}: {axis} is null, and every run has one; remove it or give a value")
-    axes = {name: _shown(getattr(point, name)) for name in file.columns if getattr(point, name) is not None}
-    paper = {str(metric): value for metric, value in row.paper.items()}
-    unavailable = _unavailable(point, scale, where)
-    if unavailable is not None:
-        return Row(label=row.label, axes=axes, paper=paper, unavailable=unavailable)
-    runs = tuple(_run(point, scale, seed, where) for seed in file.seeds)
-    baselines = tuple(canonical_run(run.model_copy(update={"foresight": None})) for run in runs)
-    encoder = runs[0].foresight.encoder.name if runs[0].foresight and runs[0].foresight.encoder else None
-    if encoder is not None and "encoder" in file.columns:
-        axes["encoder"] = encoder  # the concrete name: a stand-in is never called DINOv2
-    return Row(label=row.label, axes=axes, paper=paper, runs=runs, baselines=baselines)
+def _runs(point: Point, total_epochs: int, file: GridFile, scale: Scale, where: str) -> tuple[Run, ...]:
+    """The runs of a point by seed; with more epochs in total, stations on their way."""
+    whole = point.model_copy(update={"epochs": total_epochs})
+    runs = [run_of(whole, scale, seed, where) for seed in file.seeds or scale.seeds]
+    return tuple(canonical_run(run.model_copy(update={"at_epoch": point.epochs})) for run in runs)
+
+
+def _total_epochs(point: Point, points: list[Point], file: GridFile) -> int:
+    """Length of the run that a point's state is taken from: on a trajectory, of the row's longest one."""
+    assert point.epochs is not None
+    if not isinstance(file.figure, Curve | Convergence) or file.figure.curve == "separate":
+        return point.epochs
+    others = [other.epochs for other in points if other.model_copy(update={"epochs": point.epochs}) == point]
+    return max(epochs for epochs in others if epochs is not None)
 
 
 def _shown(value: Any) -> str | int | float:
     """An axis value as a table prints it."""
     if isinstance(value, Schedule):
         return f"{value.kind} " + " → ".join(f"{number:g}" for number in value.values)
+    if isinstance(value, Encoder):
+        return value.name
     if isinstance(value, tuple):
         return " ".join(f"({down},{right})" for down, right in value)
     shown: str | int | float = value
     return shown
-
-
-def _unavailable(point: Point, scale: Scale, where: str) -> str | None:
-    """Why this scale cannot have the point; UserError where no scale could."""
-    for axis, role, mine in (("size", point.size, scale.sizes), ("encoder", point.encoder, scale.encoders)):
-        if role is None or role in mine or (axis, role) == ("encoder", "default"):
-            continue
-        everywhere = _roles(axis)
-        if role not in everywhere:
-            raise UserError(f"{where}: {axis} '{role}' is known at no scale; known are {', '.join(sorted(everywhere))}")
-        return f"{axis} {role} does not exist at this scale"
-    return None
-
-
-def _roles(axis: str) -> set[str]:
-    """All sizes or encoder roles of all scales."""
-    section = {"size": "sizes", "encoder": "encoders"}[axis]
-    files = [read_yaml(paths.SCALES / f"{name}.yaml") for name in scale_names()]
-    return {role for file in files for role in file.get(section, {})}
-
-
-def _run(point: Point, scale: Scale, seed: int, where: str) -> Run:
-    """The canonical run of a point, validated as a whole."""
-    assert point.arm is not None
-    assert point.size is not None
-    assert point.epochs is not None
-    size = scale.sizes[point.size]
-    training: dict[str, Any] = {"seed": seed, "lr_schedule": size.lr_schedule}
-    if point.learning_rate is not None:
-        training["learning_rate"] = point.learning_rate
-    sampling: dict[str, Any] = {"guidance": size.guidance if point.guidance is None else point.guidance}
-    if point.weights is not None:
-        sampling["weights"] = point.weights
-    try:
-        run = Run(
-            data=scale.data,
-            tokenizer=scale.tokenizer,
-            model=size.model,
-            foresight=_foresight(point, scale, size, where),
-            training=scale.training.model_copy(update=training),
-            epochs=point.epochs,
-            sampling=scale.sampling.model_copy(update=sampling),
-            evaluation=scale.evaluation,
-        )
-    except ValidationError as error:
-        raise UserError(f"{where}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
-    return canonical_run(run)
-
-
-def _foresight(point: Point, scale: Scale, size: Size, where: str) -> Foresight | None:
-    assert point.arm is not None
-    base = arm_foresight(point.arm, encoder=_encoder(point, scale, size), head=scale.head)
-    depth = size.model.num_layers
-    _refuse_axes_without_effect(point, where)
-    if base is None:
-        return None
-    assert base.schedule is not None
-    update: dict[str, Any] = {}
-    if base.layer is not None:
-        update["layer"] = _block(point.align_layer or base.layer, depth, "align_layer", where)
-    if point.teacher_layer is not None:
-        update["teacher_layer"] = _block(point.teacher_layer, depth, "teacher_layer", where)
-    update |= _positions(point, base, where)
-    update |= {name: value for name in ("ema_slot_shift", "borders") if (value := getattr(point, name)) is not None}
-    schedule = base.schedule if point.schedule is None else point.schedule
-    if point.schedule is not None and "warmup_epochs" not in point.schedule.model_fields_set:
-        schedule = schedule.model_copy(update={"warmup_epochs": base.schedule.warmup_epochs})
-    if point.warmup_epochs is not None:
-        schedule = schedule.model_copy(update={"warmup_epochs": point.warmup_epochs})
-    update["schedule"] = schedule
-    return Foresight.model_validate({**{name: getattr(base, name) for name in Foresight.model_fields}, **update})
-
-
-def _refuse_axes_without_effect(point: Point, where: str) -> None:
-    """A row that sets what its arm never reads would print a difference that is none."""
-    layers, teacher, encoder = ("align_layer",), ("teacher_layer", "ema_slot_shift"), ("encoder", "block_size")
-    positions = ("layout", "num_tokens", "offsets", "schedule", "warmup_epochs", "borders")
-    without_effect: dict[Arm | None, tuple[str, ...]] = {
-        "baseline": (*layers, *teacher, *encoder, *positions),
-        "mirai-i": teacher,
-        "mirai-e": encoder,
-        "output-level": (*layers, *teacher, *encoder),
-    }
-    for axis in without_effect[point.arm]:
-        if getattr(point, axis) is not None:
-            raise UserError(
-                f"{where}: {axis} has no effect on arm '{point.arm}'; remove it (null undoes a default) "
-                "or choose another arm"
-            )
-
-
-def _positions(point: Point, base: Foresight, where: str) -> dict[str, Any]:
-    """Layout and offsets from either K or an explicit list."""
-    layout = point.layout or base.layout
-    if point.offsets is not None:
-        if point.num_tokens is not None:
-            raise UserError(f"{where}: give num_tokens or offsets, not both")
-        return {"layout": layout, "offsets": point.offsets}
-    count = point.num_tokens or len(base.offsets)
-    return {"layout": layout, "offsets": grid_offsets(count) if layout == "2D" else scan_offsets(count)}
-
-
-def _encoder(point: Point, scale: Scale, size: Size) -> Encoder:
-    role = size.encoder if point.encoder in (None, "default") else point.encoder
-    assert role is not None
-    encoder = scale.encoders[role]
-    return encoder if point.block_size is None else encoder.model_copy(update={"block_size": point.block_size})
-
-
-def _block(twelfths: int, depth: int, axis: str, where: str) -> int:
-    block, rest = divmod(twelfths * depth, 12)
-    if rest or not 1 <= block <= depth:
-        raise UserError(
-            f"{where}: {axis} {twelfths} (in twelfths of the depth) is no block of a model with {depth} layers"
-        )
-    return block

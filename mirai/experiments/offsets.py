@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Literal
+
 Offset = tuple[int, int]
 
 
@@ -25,3 +28,22 @@ def scan_offsets(k: int) -> tuple[Offset, ...]:
     """The next k positions along the raster scan, the current one first (Eq. 7)."""
     assert k > 0
     return tuple((0, step) for step in range(k))
+
+
+def written_later(offset: Offset, layout: Literal["1D", "2D"], grid_side: int, across: int) -> Iterator[bool]:
+    """Of every cell whose target lies in the grid: whether the model writes the target after it, or it is the target.
+
+    PAR cuts the grid into across x across regions and goes on in all of them at once; 1 is the raster scan.
+    """
+    region, (down, right) = grid_side // across, offset
+
+    def place(row: int, column: int) -> tuple[int, int, int, int]:
+        return row % region, column % region, row // region, column // region
+
+    for row in range(grid_side):
+        for column in range(grid_side):
+            target = (row + down, column + right)
+            if layout == "1D":
+                target = divmod(row * grid_side + column + right, grid_side)
+            if target[0] < grid_side and 0 <= target[1] < grid_side:
+                yield place(*target) >= place(row, column)

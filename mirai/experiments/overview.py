@@ -1,117 +1,151 @@
-"""What a user sees of a grid: the tree of states before a run, and where everything is after it."""
+"""What a user sees of grids: the tree of states and its cost before a run, and where everything is after it."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 from collections import defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
+from mirai.errors import UserError
 from mirai.experiments import paths
+from mirai.experiments.estimate import estimate, refuse_unknown
 from mirai.experiments.grid import Grid
-from mirai.experiments.plan import lookup, plan_grid, row_metrics
-from mirai.experiments.recipe import Cosine
-from mirai.experiments.stages import Phase, Stage, StateStage
+from mirai.experiments.grid_files import extensions, grid_names
+from mirai.experiments.outdated import outdated
+from mirai.experiments.plan import grids_of_paper, plan_grid, row_metrics
+from mirai.experiments.savings import savings
+from mirai.experiments.scale import load_scale
+from mirai.experiments.stages import Stage
+from mirai.experiments.tree import Node, Tree, describe, stages_behind
 from mirai.states import is_published
 
+SHOWN_USERS = 3  # of a state in the tree of several grids
 
-def describe(phase: Phase) -> str:
-    """A phase in one short phrase."""
-    if phase.foresight is None:
-        return f"next-token {phase.epochs}"
-    foresight = phase.foresight
-    if foresight.level == "output":
-        source = "output-level"
-    else:
-        source = "mirai-e" if foresight.encoder is None else f"mirai-i {foresight.encoder.name}"
-    match phase.coefficient:
-        case Cosine() as cosine:
-            value = f"cosine {cosine.start:g}→{cosine.end:g}"
-        case constant:
-            value = f"{constant:g}"
-    return f"{source} layer {foresight.layer} K={len(foresight.offsets)} λ={value} {phase.epochs}"
+Standing = Callable[[Stage], str]  # where a stage stands, in a few words
 
 
-def print_tree(grid_name: str, scale_name: str) -> None:
-    """The states of a grid as a tree, trunks first, with what is on disk already."""
-    grid = plan_grid(grid_name, scale_name)
-    children: dict[str | None, dict[str, StateStage]] = defaultdict(dict)
-    labels: dict[str, list[str]] = defaultdict(list)
-    for row in grid.available():
-        for run, metrics in zip(row.runs, row_metrics(row), strict=True):
-            state = metrics.samples.state
-            axes = " ".join(f"{name}={value}" for name, value in row.axes.items())
-            labels[state.key].append(f"{row.label} {axes} seed {run.training.seed}".replace("  ", " "))
-            while state.key not in children[lookup(state.key).parent]:
-                parent = lookup(state.key).parent
-                children[parent][state.key] = state
-                if parent is None:
-                    break
-                parent_stage = lookup(parent).stage
-                assert isinstance(parent_stage, StateStage)
-                state = parent_stage
-    print(f"{grid.title}: {len(labels)} runs at scale {scale_name}, results in {paths.table(scale_name, grid_name)}")
-    for row in grid.rows:
-        if row.unavailable is not None:
-            print(f"  not at this scale: {row.label} ({row.unavailable})")
-    _print_children(None, children, labels, "")
-    epochs = {state.key: state.epoch for states in children.values() for state in states.values()}
-    trained = sum(
-        epochs[key] - (0 if parent is None else epochs[parent])
-        for parent, states in children.items()
-        for key in states
-        if not is_published(paths.manifest("state", key))
-    )
-    alone = sum(row.runs[0].epochs * len(row.runs) for row in grid.available())
-    print(f"{trained} epochs to train; one run per row would be {alone}")
+def on_disk(stage: Stage) -> str:
+    """Whether a stage is done."""
+    return "done" if is_published(paths.manifest(stage.kind, stage.key)) else "to do"
+
+
+def targets(target: str, scale_name: str) -> tuple[list[str], str]:
+    """Grids and scale of a grid's name (at `scale_name`), of a path like results/demo/table2.csv, or of results/demo/all."""
+    if "/" not in target:
+        return [target], scale_name
+    path = Path(target)
+    if path.name in ("all", "index.html") and (scale := paths.grid_of(path.with_name("all.csv"))) is not None:
+        return grids_of_paper(scale[1]), scale[1]
+    found = paths.grid_of(path)
+    if found is None:
+        raise UserError(
+            f"{target} is no target: give a grid's name, results/[SCALE/]GRID{{{','.join(paths.SUFFIXES)}}} or "
+            "results/[SCALE/]all"
+        )
+    return [found[0]], found[1]
+
+
+def print_plan(names: list[str], scale_name: str, gpu: str | None) -> Tree:
+    """The tree of some grids, what it shares with itself and with other grids, and what is left of it costs."""
+    refuse_unknown(gpu)
+    tree = _print_tree(names, scale_name, on_disk, _also_in(names, scale_name))
+    scale = load_scale(scale_name)
+    print()
+    for sentence in outdated([*tree.nodes, *tree.others]):
+        print(sentence)
+    lines = estimate(tree, scale, gpu)
+    if tree.nodes:
+        saved = savings(tree, scale)
+        print(f"{saved.rows} rows (times seeds) are {saved.runs} distinct trainings in {len(tree.nodes)} states")
+        lines = saved.lines() + lines
+    print("\n".join(lines))
+    return tree
+
+
+def print_tree(grid_name: str, scale_name: str, standing: Standing = on_disk) -> None:
+    """The states of a grid as a tree, trunks first, with where each stands."""
+    _print_tree([grid_name], scale_name, standing, {})
+
+
+def _print_tree(names: list[str], scale_name: str, standing: Standing, also_in: dict[str, list[str]]) -> Tree:
+    grids = [plan_grid(name, scale_name) for name in names]
+    tree = Tree(grids)
+    runs = sum(bool(node.users) for node in tree.nodes.values())
+    title = grids[0].title if len(grids) == 1 else f"{len(grids)} tables and figures"
+    where = paths.product(scale_name, names[0]) if len(grids) == 1 else paths.product(scale_name, "all").parent
+    print(f"{title}: {runs} runs at scale {scale_name}, results in {where}")
+    for grid in grids:
+        for row in grid.rows:
+            if row.unavailable is not None:
+                print(f"  not at this scale: {_of_grid(grids, grid.name)}{row.label} ({row.unavailable})")
+    for key in tree.children[None]:
+        _print_branch(key, tree, standing, also_in, "")
+    left = [node for node in tree.nodes.values() if not is_published(paths.manifest("state", node.state.key))]
+    alone = sum(stage.samples.state.epoch for grid in grids for row in grid.available() for stage in row_metrics(row))
+    print(f"{sum(node.epochs for node in left)} epochs to train; one run per row would be {alone}")
     print("other stages:")
-    for stage in stages_behind(grid):
-        if not isinstance(stage, StateStage):
-            done = "done" if is_published(paths.manifest(stage.kind, stage.key)) else "to do"
-            print(f"  {stage.kind:<10} {stage.key} {done}")
+    for key, stage in tree.others.items():
+        print(f"  {stage.kind:<10} {key} {standing(stage)}")
+    return tree
 
 
-def _print_children(
-    parent: str | None, children: dict[str | None, dict[str, StateStage]], labels: dict[str, list[str]], indent: str
-) -> None:
-    for key, state in sorted(children[parent].items(), key=lambda item: (item[1].epoch, item[0])):
-        done = "done" if is_published(paths.manifest("state", key)) else "to do"
-        used = f"  <- {'; '.join(labels[key])}" if key in labels else ""
-        print(f"{indent}{key} epoch {state.epoch:>3} [{describe(state.timeline[-1])}] {done}{used}")
-        _print_children(key, children, labels, indent + "  ")
+def _print_branch(key: str, tree: Tree, standing: Standing, also_in: dict[str, list[str]], indent: str) -> None:
+    node = tree.nodes[key]
+    used = _used(node, tree.grids, also_in.get(key, []))
+    text = f"epoch {node.state.epoch:>3} [{describe(node.phase)}] {standing(node.state)}"
+    print(f"{indent}{key} {text}{f'  <- {used}' if used else ''}")
+    for child in tree.children[key]:
+        _print_branch(child, tree, standing, also_in, indent + "  ")
+
+
+def _used(node: Node, grids: Iterable[Grid], also_in: list[str]) -> str:
+    """What a state is for: rows, other grids, students."""
+    names = [f"{_of_grid(grids, user.grid)}{user.row}" for user in node.users]
+    if len(names) > SHOWN_USERS and len({user.grid for user in node.users}) > 1:
+        names = [*names[:SHOWN_USERS], f"and {len(names) - SHOWN_USERS} more rows"]
+    if also_in:
+        names.append(f"also in {', '.join(also_in)}")
+    if node.teaches:
+        names.append("teacher of pretrained-EMA runs")
+    return "; ".join(names)
+
+
+def _of_grid(grids: Iterable[Grid], name: str) -> str:
+    return f"{name}: " if len(list(grids)) > 1 else ""
+
+
+def _also_in(names: list[str], scale_name: str) -> dict[str, list[str]]:
+    """For each state that is a row's result, the grids beside these of which it is one too."""
+    for name in names:
+        plan_grid(name, scale_name)  # what is wrong with it is told before any other is read
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in grid_names() if len(names) == 1 else []:
+        with contextlib.suppress(UserError):  # another grid's mistake is told when that grid is asked for
+            if name not in names:
+                rows = plan_grid(name, scale_name).available()
+                for key in dict.fromkeys(stage.samples.state.key for row in rows for stage in row_metrics(row)):
+                    found[key].append(name)
+    return found
 
 
 def print_summary(grid_name: str, scale_name: str) -> None:
     """Where table, pictures and recipes are, what the table says, and how long each kind of stage took."""
     grid = plan_grid(grid_name, scale_name)
-    table = paths.table(scale_name, grid_name, ".md")
+    table = paths.product(scale_name, grid_name, ".md")
     if table.exists():
         print(f"\n{table.read_text().rstrip()}\n")
-    print(f"table     {paths.table(scale_name, grid_name)} (and .md)")
-    for figure in grid.figures:
-        print(f"picture   {paths.figure(scale_name, grid_name, figure)} (and .pdf)")
+    print(f"table     {paths.product(scale_name, grid_name)} (and .md, .tex, .html)")
+    for name in (grid_name, *extensions(grid_name)):
+        if plan_grid(name, scale_name).figure is not None:
+            print(f"figure    {paths.product(scale_name, name, '.png')} (and .pdf)")
     for row in grid.available():
         for metrics in row_metrics(row):
             print(f"recipe    {paths.frozen('metrics', metrics.key)}  {row.label}")
     print("\nminutes of computing, by stage (stages run side by side):")
     for kind, seconds in _seconds(grid).items():
         print(f"  {kind:<10} {sum(seconds) / 60:5.1f}  in {len(seconds)} job{'s' if len(seconds) > 1 else ''}")
-
-
-def stages_behind(grid: Grid) -> list[Stage]:
-    """Every stage that a grid's table needs, each once, needed ones first."""
-    found: dict[str, Stage] = {}
-
-    def visit(stage: Stage) -> None:
-        if stage.key in found:
-            return
-        parent = lookup(stage.key).parent
-        for needed in [*stage.needs(), *([] if parent is None else [lookup(parent).stage])]:
-            visit(needed)
-        found[stage.key] = stage
-
-    for row in grid.available():
-        for metrics in row_metrics(row):
-            visit(metrics)
-    return list(found.values())
 
 
 def _seconds(grid: Grid) -> dict[str, list[float]]:

@@ -6,6 +6,7 @@ N tokens of an image (grid side squared), K foresight positions, V codebook size
 
 from __future__ import annotations
 
+import math
 from typing import Literal, Self
 
 from pydantic import (
@@ -18,6 +19,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+
+from mirai.experiments.offsets import written_later
 
 
 class Recipe(BaseModel):
@@ -48,16 +51,38 @@ class Data(Recipe):
         return self
 
 
+class Adversarial(Recipe):
+    """LlamaGen's PatchGAN against a tokenizer's decoder, with hinge losses; optimised as the tokenizer is."""
+
+    weight: PositiveFloat = 0.5
+    start_step: PositiveInt = 20000  # counted from 1; before it neither network sees the other
+
+
 class TokenizerTraining(Recipe):
-    """Training of a small tokenizer; LlamaGen's VQ-16 is imported instead."""
+    """Training of a tokenizer. The defaults suit a small one in few steps; LlamaGen's values stand behind `LlamaGen:`."""
 
     steps: PositiveInt
     batch_size: PositiveInt
+    micro_batch: PositiveInt | None = None  # images a pass, and in a batch norm's statistics. LlamaGen: 16, 8 GPUs
     learning_rate: PositiveFloat
+    lr_schedule: Literal["cosine", "constant"] = "cosine"  # cosine: to 0, after a warm-up. LlamaGen: constant
+    betas: tuple[float, float] = (0.9, 0.99)  # LlamaGen: 0.9, 0.95
     num_images: PositiveInt  # drawn from a stream of their own where the data are generated
+    augment: bool = False  # LlamaGen: shuffled passes, random crops and flips; else centre crops drawn at random
+    init: Literal["near-linear", "pytorch"] = "near-linear"  # LlamaGen: pytorch, with unit codebook rows
     commitment: PositiveFloat = 0.25  # LlamaGen's beta
-    restart_every: PositiveInt = 50  # steps between dead-code restarts
+    perceptual_weight: float = Field(default=0.0, ge=0)  # of LPIPS with VGG16. LlamaGen: 1
+    adversarial: Adversarial | None = None  # LlamaGen: its defaults
+    restart_every: PositiveInt | None = 50  # steps between dead-code restarts. LlamaGen: none
     seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.micro_batch and (self.micro_batch >= self.batch_size or self.batch_size % self.micro_batch):
+            raise ValueError(f"micro_batch {self.micro_batch} must be a part of batch_size {self.batch_size}")
+        if self.adversarial and self.adversarial.start_step > self.steps:
+            raise ValueError(f"adversarial starts at step {self.adversarial.start_step} of {self.steps}, so never")
+        return self
 
 
 class Tokenizer(Recipe):
@@ -86,6 +111,10 @@ class Tokenizer(Recipe):
         return self
 
 
+HeadKind = Literal["mlp", "causal-transformer", "transformer"]  # causal: sees no cell that is written later
+GROUP_SIZES = {"raster": 1, "par-4x": 4, "par-16x": 16}  # P: tokens written at once, by token order
+
+
 class Model(Recipe):
     """LlamaGen's transformer. Codebook size and classes come from the tokenizer and the data."""
 
@@ -97,6 +126,12 @@ class Model(Recipe):
     attention_dropout: float = Field(default=0.1, ge=0, lt=1)  # after the attention's output projection (reading 9.1)
     ffn_dropout: float = Field(default=0.1, ge=0, lt=1)
     class_dropout: float = Field(default=0.1, ge=0, lt=1)  # label replaced by the null class, for guidance
+    token_order: Literal["raster", "par-4x", "par-16x"] = "raster"  # PAR: parallelised AR (Table 12)
+
+    @property
+    def regions_across(self) -> int:
+        """Into how many regions the token order cuts each side of the grid."""
+        return math.isqrt(GROUP_SIZES[self.token_order])
 
     @model_validator(mode="after")
     def _head_width(self) -> Self:
@@ -134,9 +169,7 @@ class Encoder(Recipe):
     name: str  # what a table prints; a stand-in never carries the name of what it stands for
     timm: str | None = None  # timm model name
     training: EncoderTraining | None = None
-    image_size: PositiveInt | None = (
-        None  # timm: side of its input; None for a small ViT, which takes the image as it is
-    )
+    image_size: PositiveInt | None = None  # timm: side of its input; None for a small ViT, which takes any image
     layer: PositiveInt | None = None  # block whose raw output is the target; None: last block after the final norm
     block_size: PositiveInt | None = None  # block-causal attention (Fig. 3); None: full attention
 
@@ -180,23 +213,34 @@ class Cosine(Recipe):
 
 
 class Head(Recipe):
-    """Projection head rho_k: the three-layer SiLU MLP of REPA (Sec. B, Table 9)."""
+    """Projection head rho_k: the three-layer SiLU MLP of REPA, or one transformer block (Sec. B, Table 9)."""
 
-    width: PositiveInt = 2048
+    kind: HeadKind = "mlp"
+    width: PositiveInt = 2048  # of the MLP's hidden layers
+
+
+class Teacher(Recipe):
+    """Whose EMA "Mirai-E (Pretrained)" looks at: the baseline of the same data, model and training (reading 9.16)."""
+
+    epochs: PositiveInt = 300
+    seed: NonNegativeInt = 0
 
 
 class Foresight(Recipe):
     """The foresight term of Eq. 10: where it is injected, which positions it looks at, and where it comes from."""
 
     level: Literal["internal", "output"] = "internal"
-    source: Literal["ema", "encoder"] | None = "ema"  # None at the output level: the targets are the tokens (Eq. 5)
+    # ema: of the model that is trained; pretrained: of a finished baseline; None at the output level: tokens (Eq. 5)
+    source: Literal["ema", "pretrained", "encoder"] | None = "ema"
     layout: Literal["1D", "2D"] = "2D"
     offsets: tuple[tuple[int, int], ...]  # 2D: (rows down, columns right); 1D: (0, steps along the raster scan)
     layer: PositiveInt | None = 8  # student block whose output is aligned, 1-based; None at the output level
     teacher_layer: PositiveInt | None = None  # EMA block that gives the targets; None: `layer`
     ema_slot_shift: Literal[0, 1] = 1  # 1: the teacher state has consumed the token it stands for (reading 9.2 B)
     borders: Literal["valid", "all"] = "valid"  # average over pairs inside the grid, or divide by N*K (reading 9.4)
+    seams: Literal["mask", "keep"] = "mask"  # PAR: pairs whose neighbour is written earlier (reading 9.19)
     encoder: Encoder | None = None
+    teacher: Teacher | None = None
     head: Head | None = Head()
     schedule: Schedule | None = None  # None inside a timeline, where the phase carries its lambda
 
@@ -204,8 +248,11 @@ class Foresight(Recipe):
     def _consistent(self) -> Self:
         if (self.level == "output") != (self.source is None):
             raise ValueError("output-level foresight predicts tokens: `source` is null there, and only there")
-        if (self.source == "encoder") != (self.encoder is not None):
-            raise ValueError("`encoder` is given exactly when `source` is 'encoder'")
+        for name, source in (("encoder", "encoder"), ("teacher", "pretrained")):
+            if (self.source == source) != (getattr(self, name) is not None):
+                raise ValueError(f"`{name}` is given exactly when `source` is '{source}'")
+        if self.level == "internal" and (self.layer is None or self.head is None):
+            raise ValueError("foresight at the internal level needs a `layer` to align and a `head`")
         if not self.offsets or len(set(self.offsets)) != len(self.offsets):
             raise ValueError(f"`offsets` must name at least one position and none twice; got {self.offsets}")
         for down, right in self.offsets:
@@ -222,9 +269,7 @@ class Training(Recipe):
     batch_size: PositiveInt  # global, over all ranks
     epoch_images: PositiveInt | None = None  # virtual epoch: the unit only; None: the whole data set
     learning_rate: PositiveFloat = 1e-4
-    lr_schedule: Literal["constant", "cosine"] = (
-        "constant"  # cosine: per step to 0 over the run's epochs (reading 9.12)
-    )
+    lr_schedule: Literal["constant", "cosine"] = "constant"  # cosine: per step to 0 over all epochs (reading 9.12)
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = Field(default=0.05, ge=0)
     clip_norm: PositiveFloat = 1.0
@@ -270,15 +315,7 @@ class FeatureNetwork(Recipe):
 
     @model_validator(mode="after")
     def _trained(self) -> Self:
-        values = (
-            self.targets,
-            self.width,
-            self.spatial_channels,
-            self.steps,
-            self.batch_size,
-            self.learning_rate,
-            self.num_images,
-        )
+        values = [getattr(self, name) for name in type(self).model_fields if name not in ("name", "kind", "seed")]
         if (self.kind == "trained") != all(value is not None for value in values):
             raise ValueError(
                 "a trained feature network states targets, width, spatial_channels and its training; inception none of them"
@@ -292,6 +329,7 @@ class Evaluation(Recipe):
     features: FeatureNetwork
     reference: str | None = None  # name of a published reference file (ADM's .npz); None: the data set's own images
     num_reference: PositiveInt  # images behind the manifold, and, without a published file, behind the statistics
+    image_size: PositiveInt | None = None  # side of samples (384 px resized to 256) and reference; None: as decoded
     is_split_size: PositiveInt = 5000
     neighbours: PositiveInt = 3  # k of precision and recall
     halves: int = Field(default=0, ge=0)  # random halves of the samples behind the printed spread of one state; not 1
@@ -313,6 +351,7 @@ class Run(Recipe):
     foresight: Foresight | None = None
     training: Training
     epochs: PositiveInt
+    at_epoch: PositiveInt | None = None  # sample the state after so many of its epochs; None: after all of them
     sampling: Sampling
     evaluation: Evaluation
 
@@ -327,6 +366,14 @@ class Run(Recipe):
             raise ValueError(
                 f"resolution {self.data.resolution} is no multiple of the tokenizer's downsampling {self.tokenizer.downsampling}"
             )
+        across = self.model.regions_across
+        if self.grid_side % across or self.grid_side == across > 1:
+            raise ValueError(
+                f"token_order {self.model.token_order} cuts the grid into {across}x{across} equal regions of several "
+                f"tokens, so {across} must be a proper divisor of its side, which is {self.grid_side} tokens"
+            )
+        if self.at_epoch is not None and self.at_epoch > self.epochs:
+            raise ValueError(f"at_epoch {self.at_epoch} is after the last of {self.epochs} epochs")
         if self.foresight is not None:
             self._check_foresight(self.foresight)
         return self
@@ -341,6 +388,9 @@ class Run(Recipe):
         for down, right in foresight.offsets:
             if max(down, abs(right)) >= reach:
                 raise ValueError(f"offset ({down}, {right}) leaves the {side}x{side} token grid everywhere")
+            ahead = written_later((down, right), foresight.layout, side, self.model.regions_across)
+            if foresight.seams == "mask" and not any(ahead):
+                raise ValueError(f"offset ({down}, {right}) is nowhere foresight in order {self.model.token_order}")
         if foresight.schedule is None:
             raise ValueError("foresight without a `schedule` has no lambda")
         if foresight.schedule.warmup_epochs >= self.epochs:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from mirai.errors import UserError
 from mirai.experiments import paths
@@ -47,9 +47,14 @@ class Scale(Recipe):
     sampling: Sampling
     evaluation: Evaluation
     numerics: Numerics
+    resolutions: dict[int, PositiveInt] = {}  # the paper's 256 and 384 -> the sides in pixels that stand for them here
+    seeds: tuple[NonNegativeInt, ...] = (0,)  # of grids that name none
+    jobs_per_gpu: PositiveInt = 1  # that share a GPU of a machine without SLURM: a small model leaves most of it idle
 
     @model_validator(mode="after")
-    def _encoders_exist(self) -> Self:
+    def _consistent(self) -> Self:
+        if self.resolutions and self.data.resolution not in self.resolutions.values():
+            raise ValueError(f"`resolutions` must name data.resolution {self.data.resolution} too")
         for name, size in self.sizes.items():
             if size.encoder not in self.encoders:
                 raise ValueError(f"sizes.{name}.encoder is '{size.encoder}'; encoders are {', '.join(self.encoders)}")

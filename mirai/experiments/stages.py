@@ -26,23 +26,8 @@ from mirai.experiments.recipe import (
     Tokenizer,
     Training,
 )
+from mirai.experiments.revisions import ADDED, REVISIONS
 from mirai.experiments.schedules import phases
-
-# Raised when the same recipe would give other numbers; tests/test_revisions.py notices when that is forgotten.
-REVISIONS = {
-    "tokenizer": 1,
-    "codes": 1,
-    "encoder": 1,
-    "features": 1,
-    "reference": 1,
-    "state": 1,
-    "samples": 1,
-    "metrics": 1,
-}
-
-# Fields added to a recipe type later, with the value that means what was done before: left out of the key at that
-# value, so that a new option renames nothing. ("Model.qk_norm": False)
-ADDED: dict[str, Any] = {}
 
 
 class Stage(Recipe):
@@ -198,14 +183,26 @@ class StateStage(Stage):
             return None
         return EncoderStage(data=self.data, encoder=phase.foresight.encoder, patch=self.tokenizer.downsampling)
 
+    def teacher_stage(self, phase: Phase) -> StateStage | None:
+        """The finished baseline whose EMA gives one phase's targets, if one does (reading 9.16)."""
+        if phase.foresight is None or phase.foresight.teacher is None:
+            return None
+        teacher = phase.foresight.teacher
+        over = teacher.epochs if self.training.lr_schedule == "cosine" else None
+        plain = Phase(epochs=teacher.epochs, learning_rate_over=over)
+        training = self.training.model_copy(update={"seed": teacher.seed})
+        return self.model_copy(update={"training": training, "timeline": (plain,)})
+
     def content(self) -> dict[str, Any]:
         timeline = []
         for phase in self.timeline:
             entry = hashed(phase)
-            encoder = self.encoder_stage(phase)
+            encoder, teacher = self.encoder_stage(phase), self.teacher_stage(phase)
             if encoder is not None:
                 use = {name: entry["foresight"]["encoder"].get(name) for name in ("layer", "block_size")}
                 entry["foresight"]["encoder"] = use | {"key": encoder.key}
+            if teacher is not None:
+                entry["foresight"]["teacher"] = teacher.key
             timeline.append(entry)
         return {
             "codes": self.codes_stage().key,
@@ -215,9 +212,11 @@ class StateStage(Stage):
         }
 
     def needs(self) -> list[Stage]:
-        """Codes, and the encoders of phases that are still to be trained; the parent state is the state tree's business."""
-        encoders = {stage.key: stage for phase in self.timeline if (stage := self.encoder_stage(phase)) is not None}
-        return [self.codes_stage(), *encoders.values()]
+        """Codes, and encoders and teachers of its phases; the parent state is the state tree's business."""
+        sources = [
+            source for phase in self.timeline for source in (self.encoder_stage(phase), self.teacher_stage(phase))
+        ]
+        return [self.codes_stage(), *{source.key: source for source in sources if source is not None}.values()]
 
     def at(self, epoch: int) -> Self:
         """The state of the same training after fewer epochs."""
@@ -256,8 +255,11 @@ class MetricsStage(Stage):
     evaluation: Evaluation
 
     def reference_stage(self) -> ReferenceStage:
+        data = self.samples.state.data
+        if self.evaluation.image_size is not None:  # of samples and of the data set's own images alike
+            data = data.model_copy(update={"resolution": self.evaluation.image_size})
         return ReferenceStage(
-            data=self.samples.state.data,
+            data=data,
             features=self.evaluation.features,
             reference=self.evaluation.reference,
             num_reference=self.evaluation.num_reference,
@@ -317,7 +319,8 @@ def state_stage(run: Run) -> StateStage:
 
 def metrics_stage(run: Run) -> MetricsStage:
     """The metrics of a canonical run: the stage at the end of its branch of the DAG."""
-    samples = SamplesStage(state=state_stage(run), sampling=run.sampling)
+    state = state_stage(run).at(run.at_epoch or run.epochs)
+    samples = SamplesStage(state=state, sampling=run.sampling)
     return MetricsStage(samples=samples, evaluation=run.evaluation)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 class Decoder(Protocol):
     """What the teacher needs of a model."""
 
-    def hidden_states(self, tokens: Tensor, labels: Tensor, layer: int) -> Tensor:
-        """Residual stream after block `layer` (1-based, no norm, later blocks not run) over [class, tokens].
+    def hidden_states(self, tokens: Tensor, labels: Tensor, layer: int, consumed: bool) -> Tensor:
+        """Residual stream after block `layer` (1-based, no norm, later blocks not run): tokens (B, N) -> (B, N, D).
 
-        tokens (B, T), labels (B,) -> (B, 1 + T, D).
+        By cell: the state that has consumed the cell's token, or the one that predicts it.
         """
         ...
 
@@ -26,19 +26,18 @@ class EMATeacher:
     sees true labels and no dropout (reading 9.7); the caller's autocast applies.
     """
 
-    def __init__(self, model: nn.Module, layer: int, slot_shift: Literal[0, 1]) -> None:
+    def __init__(self, model: nn.Module, layer: int, consumed: bool) -> None:
         self.model = model.eval()
         self.layer = layer
-        self.slot_shift = slot_shift
+        self.consumed = consumed
 
     @torch.no_grad()
     def __call__(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        """Tokens (B, N) in raster order and labels (B,) -> targets (B, N, D) by cell.
+        """Tokens (B, N) and labels (B,) -> targets (B, N, D), both by cell.
 
-        Slot shift 1: the target of cell j has consumed token j (slot j + 1, so the last token is fed too). 0: it has
-        consumed the tokens before j only (slot j), which is what the student sees (reading 9.2).
+        `consumed`: the target of a cell has seen its token (and all tokens are fed). Otherwise it has seen what was
+        written before the cell only, which is what the student sees (reading 9.2).
         """
         assert not self.model.training, "the EMA teacher was switched to training mode"
         model: Decoder = self.model  # type: ignore[assignment]  # the protocol is not visible through nn.Module
-        fed = tokens if self.slot_shift else tokens[:, :-1]
-        return model.hidden_states(fed, labels, self.layer)[:, self.slot_shift :]
+        return model.hidden_states(tokens, labels, self.layer, self.consumed)

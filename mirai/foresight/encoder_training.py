@@ -26,6 +26,7 @@ HELD_OUT = 0.1  # of the images, for the linear probe only
 PROBE_FITTED, PROBE_SCORED = 1500, 500  # images of the linear probe at most, drawn from either side of the split
 RIDGE = 1e-2  # of the probe, on standardised features
 WARMUP_STEPS = 50
+LOG_EVERY = 20  # steps
 DECODER_WIDTH, DECODER_HEADS = 64, 4  # of MAE's decoder, which is thrown away and only has to be light
 
 
@@ -110,7 +111,7 @@ class Classifier(nn.Module):
 def _optimise(learner: nn.Module, training: EncoderTraining, pixels: Tensor, classes: Tensor, progress: bool) -> float:
     """AdamW, linear warm-up, cosine to zero, batches drawn with replacement -> mean loss of the last tenth of steps."""
     optimiser = torch.optim.AdamW(learner.parameters(), lr=training.learning_rate, betas=(0.9, 0.95), weight_decay=0.05)
-    losses = []
+    losses: list[Tensor] = []  # left on the device: looking at one waits for its step
     bar = tqdm(range(training.steps), desc="encoder", disable=not progress)
     for step in bar:
         warmup = min(1.0, (step + 1) / WARMUP_STEPS)
@@ -125,9 +126,10 @@ def _optimise(learner: nn.Module, training: EncoderTraining, pixels: Tensor, cla
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
-        losses.append(loss.item())
-        bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
-    last = float(np.mean(losses[-math.ceil(training.steps / 10) :]))
+        losses.append(loss.detach())
+        if step % LOG_EVERY == 0:
+            bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+    last = float(np.mean(torch.stack(losses[-math.ceil(training.steps / 10) :]).tolist()))
     if not math.isfinite(last):
         raise UserError(f"encoder training diverged: its loss is {last}; lower encoder.training.learning_rate")
     return last

@@ -1,7 +1,7 @@
 """The foresight term of Eq. 10 as a module that owns its heads; it fits any model with one hidden state per token.
 
-Letters: B batch, N tokens, K offsets, D width of the model, C width of the targets. Slot s of the hidden states
-predicts cell s in raster order.
+Letters: B batch, N tokens, K offsets, D width of the model, C width of the targets. Hidden states are by raster cell,
+whatever order the model writes the cells in: the state at a cell is the one that predicts its token.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mirai.errors import UserError
 from mirai.experiments.recipe import Foresight
-from mirai.foresight.heads import projection_head, token_head
+from mirai.foresight.heads import TransformerHead, projection_head, token_head
 from mirai.foresight.losses import cosine, pair_mean, token_cross_entropy, unit
 from mirai.foresight.neighbourhoods import targets_of
 
@@ -21,27 +22,45 @@ class ForesightObjective(nn.Module):
     """Heads and loss of one foresight recipe: Mirai-E and Mirai-I (internal level) or multi-token prediction (output).
 
     `target_width` is C at the internal level, the codebook size at the output level. All draws come from `generator`,
-    nearest offset first. The module's state is its heads; lambda is the caller's.
+    nearest offset first. `positions` (N,) is the place of each cell in the model's sequence, None: raster order.
+    The module's state is its heads; lambda is the caller's. UserError for an offset that is past wherever it exists.
     """
 
     index: Tensor
     valid: Tensor
 
     def __init__(
-        self, foresight: Foresight, width: int, target_width: int, grid_side: int, generator: torch.Generator
+        self,
+        foresight: Foresight,
+        width: int,
+        target_width: int,
+        grid_side: int,
+        generator: torch.Generator,
+        positions: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.offsets, self.borders = foresight.offsets, foresight.borders
         self.on_tokens = foresight.level == "output"
-        index, valid = targets_of(foresight.offsets, foresight.layout, grid_side)
+        past_counts = foresight.seams == "keep"
+        index, valid = targets_of(foresight.offsets, foresight.layout, grid_side, None if past_counts else positions)
+        for offset, anywhere in zip(foresight.offsets, valid.any(dim=0), strict=True):
+            if not anywhere:
+                raise UserError(
+                    f"offset {offset} is nowhere foresight: the model's token order has written that cell already"
+                )
         self.register_buffer("index", index, persistent=False)  # (N, K)
         self.register_buffer("valid", valid, persistent=False)  # (N, K)
         if self.on_tokens:  # the current position is the model's own head's (reading 9.14)
             heads = [token_head(width, target_width) for offset in self.offsets if offset != CURRENT]
         else:
             assert foresight.head is not None
-            hidden_width = foresight.head.width
-            heads = [projection_head(width, hidden_width, target_width, generator) for _ in self.offsets]
+            if foresight.head.kind != "mlp":
+                order = torch.arange(grid_side**2) if positions is None else positions
+                seen = order if foresight.head.kind == "causal-transformer" else None
+                heads = [TransformerHead(width, target_width, generator, seen) for _ in self.offsets]
+            else:
+                hidden_width = foresight.head.width
+                heads = [projection_head(width, hidden_width, target_width, generator) for _ in self.offsets]
         self.heads = nn.ModuleList(heads)
 
     def loss(

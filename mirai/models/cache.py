@@ -17,8 +17,8 @@ class KVCache:
     keys: Tensor  # (L,T,B,H,C), C head width
     values: Tensor  # (L,T,B,H,C)
 
-    def extend(self, layer: int, slot: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Store key and value (B,H,C) of one slot -> those of all slots up to it, (slot+1,B,H,C)."""
-        self.keys[layer, slot] = key
-        self.values[layer, slot] = value
-        return self.keys[layer, : slot + 1], self.values[layer, : slot + 1]
+    def extend(self, layer: int, slots: range, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Store key and value (B,H,G,C) of a group of slots -> those of all slots up to its last, (stop,B,H,C)."""
+        self.keys[layer, slots.start : slots.stop] = key.permute(2, 0, 1, 3)
+        self.values[layer, slots.start : slots.stop] = value.permute(2, 0, 1, 3)
+        return self.keys[layer, : slots.stop], self.values[layer, : slots.stop]

@@ -1,6 +1,6 @@
 """The parts of LlamaGen's transformer: SwiGLU, 2D rotary positions, causal attention.
 
-Letters: B batch, T slots, D width, H heads, C head width. No layer has a bias.
+Letters: B batch, T slots, G slots of a group, D width, H heads, C head width. No layer has a bias.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mirai.models.cache import KVCache
+from mirai.models.order import NO_CELL
 
 AttentionKernel = Literal["flash", "explicit"]
 ROPE_BASE = 10000.0
 NORM_EPS = 1e-5  # of nn.RMSNorm: float32 statistics as LlamaGen's; in bfloat16 it rounds once, LlamaGen's twice
-CLASS_CELL = -1  # in place of a grid cell: a slot without a position
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -56,14 +56,14 @@ class Dropout(nn.Dropout):
 def rope_table(cells: Tensor, grid_side: int, head_width: int, dtype: torch.dtype) -> Tensor:
     """Rotations exp(i angle) of raster cells (T,) -> complex (T,C/2): first half of the pairs by row, second by column.
 
-    A class slot gets zero, not one: its query and key vanish, so that every later slot sees it with logit 0. All
-    released weights were trained with this (reference 1.4).
+    Class and special slots get zero, not one: their queries and keys vanish, so that every later slot sees them with
+    logit 0. All released weights were trained with this (reference 1.4, 5).
     """
     half = head_width // 2
     frequencies = 1.0 / ROPE_BASE ** (torch.arange(0, half, 2, device=cells.device, dtype=dtype) / half)  # C/4
     rows, columns = cells // grid_side, cells % grid_side
     angles = torch.cat([torch.outer(rows, frequencies), torch.outer(columns, frequencies)], dim=-1)
-    return torch.polar((cells != CLASS_CELL).to(dtype)[:, None].expand_as(angles), angles)
+    return torch.polar((cells != NO_CELL).to(dtype)[:, None].expand_as(angles), angles)
 
 
 def rotate(x: Tensor, rope: Tensor) -> Tensor:
@@ -86,12 +86,17 @@ class FeedForward(nn.Module):
         return self.dropout(self.w2(F.silu(self.w1(x)) * self.w3(x)))
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Softmax attention written out, (B,H,T,C): on a CPU at 64 slots several times as fast as the flash kernel."""
+def masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Softmax attention written out, (B,H,T,C): on a CPU at 64 slots several times as fast as the flash kernel.
+
+    A slot (row) sees the slots (columns) where `mask` (T,T) is true; None: itself and those before it.
+    """
     batch, _, slots, head_width = q.shape
-    future = torch.full((slots, slots), -torch.inf, dtype=q.dtype, device=q.device).triu(1)
+    if mask is None:
+        mask = torch.ones((slots, slots), dtype=torch.bool, device=q.device).tril()
+    unseen = q.new_zeros((slots, slots)).masked_fill(~mask, -torch.inf)
     q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
-    scores = torch.baddbmm(future, q, k.transpose(1, 2), alpha=head_width**-0.5)  # (B*H,T,T)
+    scores = torch.baddbmm(unseen, q, k.transpose(1, 2), alpha=head_width**-0.5)  # (B*H,T,T)
     return (scores.softmax(-1) @ v).unflatten(0, (batch, -1))
 
 
@@ -120,18 +125,18 @@ class Attention(nn.Module):
     def _merge(self, heads: Tensor) -> Tensor:
         return self.dropout(self.wo(heads.transpose(1, 2).flatten(2)))
 
-    def forward(self, x: Tensor, rope: Tensor) -> Tensor:
-        """All slots at once, (B,T,D) -> (B,T,D)."""
+    def forward(self, x: Tensor, rope: Tensor, mask: Tensor | None) -> Tensor:
+        """All slots at once, (B,T,D) -> (B,T,D); `mask` (T,T) as in `TokenOrder.mask`, None for causal."""
         q, k, v = self._project(x, rope)
         if self.kernel == "flash":
-            return self._merge(F.scaled_dot_product_attention(q, k, v, is_causal=True))
-        return self._merge(causal_attention(q, k, v))
+            return self._merge(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None))
+        return self._merge(masked_attention(q, k, v, mask))
 
-    def decode(self, x: Tensor, rope: Tensor, cache: KVCache, layer: int, slot: int) -> Tensor:
-        """One slot, (B,1,D) -> (B,1,D), attending to the cached ones before it."""
-        q, k, v = self._project(x, rope)  # (B,H,1,C)
-        keys, values = cache.extend(layer, slot, k[:, :, 0], v[:, :, 0])
-        if self.kernel == "flash":
+    def decode(self, x: Tensor, rope: Tensor, cache: KVCache, layer: int, slots: range) -> Tensor:
+        """A group of slots, (B,G,D) -> (B,G,D), attending to each other and to the cached ones before them: no mask."""
+        q, k, v = self._project(x, rope)  # (B,H,G,C)
+        keys, values = cache.extend(layer, slots, k, v)
+        if self.kernel == "flash" or len(slots) > 1:  # of several queries the kernel is faster on a CPU too
             return self._merge(F.scaled_dot_product_attention(q, keys.permute(1, 2, 0, 3), values.permute(1, 2, 0, 3)))
         return self._merge(last_query_attention(q[:, :, 0], keys, values)[:, :, None])
 
@@ -148,12 +153,12 @@ class Block(nn.Module):
         self.attention_norm = nn.RMSNorm(width, eps=NORM_EPS)
         self.ffn_norm = nn.RMSNorm(width, eps=NORM_EPS)
 
-    def forward(self, x: Tensor, rope: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rope: Tensor, mask: Tensor | None) -> Tensor:
         """All slots at once, (B,T,D) -> (B,T,D)."""
-        x = x + self.attention(self.attention_norm(x), rope)
+        x = x + self.attention(self.attention_norm(x), rope, mask)
         return x + self.feed_forward(self.ffn_norm(x))
 
-    def decode(self, x: Tensor, rope: Tensor, cache: KVCache, layer: int, slot: int) -> Tensor:
-        """One slot, (B,1,D) -> (B,1,D)."""
-        x = x + self.attention.decode(self.attention_norm(x), rope, cache, layer, slot)
+    def decode(self, x: Tensor, rope: Tensor, cache: KVCache, layer: int, slots: range) -> Tensor:
+        """A group of slots, (B,G,D) -> (B,G,D)."""
+        x = x + self.attention.decode(self.attention_norm(x), rope, cache, layer, slots)
         return x + self.feed_forward(self.ffn_norm(x))

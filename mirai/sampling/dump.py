@@ -7,6 +7,7 @@ its origin, and the zip container a checksum of each array: a restart keeps what
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zipfile
 from collections.abc import Iterator
@@ -24,8 +25,11 @@ from mirai.experiments import recipe
 from mirai.models.transformer import Transformer
 from mirai.sampling import streams
 from mirai.sampling.generate import generate
+from mirai.tokenizer.store import weights_sha256
 
 MANIFEST = "samples.json"
+# all that a flipped bit in a shard gives
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile)
 
 
 def sample_codes(
@@ -34,6 +38,7 @@ def sample_codes(
     sampling: recipe.Sampling,
     *,
     state_key: str,
+    tokenizer: Path | None = None,
     device: torch.device | str,
     progress: bool = True,
     rank: int = 0,
@@ -41,11 +46,12 @@ def sample_codes(
 ) -> bool:
     """Draw this rank's shards into `folder` and publish `samples.json` once all are there -> whether they are.
 
+    `tokenizer` is the folder of an imported one, for samples of imported weights; a state's is known from its key.
     The model is moved to `device` and cast to the recipe's dtype as a whole, as LlamaGen's sampler does.
     """
     assert model.codebook_size <= 2**16, "codes are stored as uint16"
     model = model.to(device=device, dtype=getattr(torch, sampling.dtype)).eval()
-    origin = _origin(model, sampling, state_key)
+    origin = _origin(model, sampling, state_key, tokenizer)
     shards = list(_shards(folder, sampling))
     mine = shards[rank::ranks]
     todo = [(path, indices) for path, indices in mine if not _is_good(path, origin, len(indices))]
@@ -81,15 +87,32 @@ def load_samples(folder: Path) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(codes), torch.from_numpy(labels)
 
 
-def _origin(model: Transformer, sampling: recipe.Sampling, state_key: str) -> dict[str, Any]:
-    """Everything that decides the samples; the content of the manifest."""
-    return {
+def _origin(model: Transformer, sampling: recipe.Sampling, state_key: str, tokenizer: Path | None) -> dict[str, Any]:
+    """Everything that decides the samples, and the tokenizer of weights that no stage made; the manifest's content."""
+    origin = {
         "state": state_key,
         "sampling": sampling.model_dump(mode="json"),
         "codebook_size": model.codebook_size,
         "num_classes": model.num_classes,
         "grid_side": model.grid_side,
     }
+    if tokenizer is None:
+        return origin
+    return origin | {"tokenizer": str(tokenizer.resolve()), "tokenizer_sha256": weights_sha256(tokenizer)}
+
+
+def refuse_other_samples(
+    folder: Path, model: Transformer, state_key: str, sampling: recipe.Sampling, tokenizer: Path
+) -> None:
+    """UserError if the shards in a folder are not of these weights and settings: they would be overwritten."""
+    for path in sorted(folder.glob("shard-*.npz"))[:1]:
+        with contextlib.suppress(*UNREADABLE):
+            origin = json.loads(str(_read(path)["origin"]))
+            if origin != _origin(model, sampling, state_key, tokenizer):
+                raise UserError(
+                    f"{folder} holds samples of other weights or settings, or for another tokenizer; choose another "
+                    "folder or delete it"
+                )
 
 
 def _shards(folder: Path, sampling: recipe.Sampling) -> Iterator[tuple[Path, range]]:
@@ -139,7 +162,7 @@ def _is_good(path: Path, origin: dict[str, Any], size: int) -> bool:
     """Whether a shard is there, undamaged (the zip's CRC-32 of each array), of this origin, and whole."""
     try:
         shard = _read(path)
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile):  # all that a flipped bit gives
+    except UNREADABLE:
         return False
     return (
         str(shard["origin"]) == json.dumps(origin, sort_keys=True)

@@ -1,7 +1,7 @@
-"""Sampling as LlamaGen does it: prefill -> guide -> sample_tokens -> decode step, token by token.
+"""Sampling as LlamaGen and PAR do it: prefill -> guide -> sample_tokens -> decode step, group by group of the order.
 
 Each sample brings its own uniform numbers and is a function of them, its label and the weights: neither the batch it is
-drawn in nor any generator's state matters. Letters: B samples, N tokens, V codes.
+drawn in nor any generator's state matters. Letters: B samples, N tokens, G tokens of a group, V codes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MIN_TEMPERATURE = 1e-5  # LlamaGen's: temperature 0 is greedy
 
 
 def guide(logits: Tensor, guidance: float) -> Tensor:
-    """Classifier-free guidance: logits (2B,V) of [labels; nulls] -> u + s(c - u), (B,V)."""
+    """Classifier-free guidance: logits (2B,..) of [labels; nulls] -> u + s(c - u), (B,..)."""
     conditional, unconditional = logits.chunk(2)
     return unconditional + guidance * (conditional - unconditional)
 
@@ -61,27 +61,31 @@ def generate(
     top_p: float = 1.0,
     progress: Callable[[int], object] | None = None,
 ) -> Tensor:
-    """Labels (B,), float64 uniforms (B,N) in [0,1) -> codes (B,N), int64, in the weights' dtype with logits in float32.
+    """Labels (B,), float64 uniforms (B,N) in [0,1) -> int64 codes (B,N) by raster cell.
 
-    Guidance s runs [labels; nulls] as one batch of 2B and is off at s <= 1, as in LlamaGen. `progress(1)` is called
-    after every token.
+    Computed in the weights' dtype, with logits in float32. Uniform n draws token n of the model's sequence; the tokens
+    of a group are drawn independently. Guidance s runs [labels; nulls] as one batch of 2B and is off at s <= 1, as in
+    LlamaGen. `progress(G)` is called after every group.
     """
     assert not model.training, "sampling without dropout: call model.eval() first"
     guided = guidance > 1
     if guided:
         labels = torch.cat([labels, torch.full_like(labels, model.null_class)])
     cache = model.new_cache(len(labels))
-    codes = torch.empty(uniforms.shape, dtype=torch.int64, device=labels.device)
-    logits = model.prefill(labels, cache)
-    for position in range(model.num_tokens):
-        if position > 0:
-            tokens = codes[:, position - 1]  # x_position, fed to both halves
-            logits = model.decode_step(tokens.repeat(2) if guided else tokens, position, cache)
+    written: list[Tensor] = []  # (B,G) each
+    for group in model.order.groups:
+        if not written:
+            logits = model.prefill(labels, cache)  # (B|2B,G,V)
+        else:
+            tokens = written[-1]  # fed to both halves
+            logits = model.decode_step(tokens.repeat(2, 1) if guided else tokens, group, cache)
         if guided:
             logits = guide(logits, guidance)
-        codes[:, position] = sample_tokens(
-            logits, uniforms[:, position], temperature=temperature, top_k=top_k, top_p=top_p
+        numbers = uniforms[:, group.start : group.stop]
+        codes = sample_tokens(
+            logits.flatten(0, 1), numbers.flatten(), temperature=temperature, top_k=top_k, top_p=top_p
         )
+        written.append(codes.view_as(numbers))
         if progress is not None:
-            progress(1)
-    return codes
+            progress(len(group))
+    return model.by_cell(torch.cat(written, dim=1))

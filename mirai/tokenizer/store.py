@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor
 from tqdm import tqdm
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from mirai import states
 from mirai.errors import UserError
 from mirai.experiments.recipe import Tokenizer
+from mirai.released import load_strictly, read_checkpoint
 from mirai.tokenizer.vqgan import VQGAN, to_uint8
 
 MANIFEST = "tokenizer.json"
@@ -33,53 +33,72 @@ def save_tokenizer(folder: Path, model: VQGAN, recipe: Tokenizer, report: Mappin
 
 def load_tokenizer(folder: Path) -> VQGAN:
     """The tokenizer of a folder, in eval mode; UserError if a file is missing, altered or of another version."""
+    recipe, entry = _manifest(folder)
+    return _with_weights(recipe, states.load_tensors(folder, entry), folder / entry["file"])
+
+
+def tokenizer_recipe(folder: Path) -> Tokenizer:
+    """What the tokenizer of a folder is, its weights unread."""
+    return _manifest(folder)[0]
+
+
+def weights_sha256(folder: Path) -> str:
+    """What tells one tokenizer from another of the same structure."""
+    digest: str = _manifest(folder)[1]["sha256"]
+    return digest
+
+
+def _manifest(folder: Path) -> tuple[Tokenizer, dict[str, Any]]:
+    """Recipe, and the manifest's entry of the weights."""
     manifest = states.read_json(folder / MANIFEST)
-    try:
-        recipe = Tokenizer.model_validate_json(
-            json.dumps(manifest["recipe"])
-        )  # strict types read lists as tuples only so
-        entry = manifest["payloads"]["weights"]
+    try:  # strict types read lists as tuples from JSON text only
+        return Tokenizer.model_validate_json(json.dumps(manifest["recipe"])), manifest["payloads"]["weights"]
     except (KeyError, TypeError, ValidationError):
         raise UserError(
             f"{folder / MANIFEST} is no tokenizer of this version; delete {folder} and make it again"
         ) from None
-    return _with_weights(recipe, states.load_tensors(folder, entry), folder / entry["file"])
 
 
-def import_tokenizer(file: Path, recipe: Tokenizer) -> VQGAN:
-    """LlamaGen's released weights (a .pt file with key `model`) in a model of `recipe`, in eval mode.
+def import_tokenizer(file: Path, recipe: Tokenizer, *, ema: bool = False) -> VQGAN:
+    """LlamaGen's released weights (a .pt file) in a model of `recipe`, in eval mode.
 
-    No pickled code runs: only tensors and the argument list that LlamaGen stores beside them are read. UserError if the
-    file is damaged, is something else, or belongs to another structure.
+    UserError if the file is damaged, is something else, or belongs to another structure.
     """
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError):
-        raise UserError(f"{file} is damaged or no file of plain tensors; download it again") from None
-    if not isinstance(content, dict) or "model" not in content:
-        raise UserError(f"{file} has no key 'model', under which LlamaGen's tokenizers keep their weights")
-    return _with_weights(recipe, content["model"], file)
+    return _with_weights(recipe, read_checkpoint(file, ema=ema).tensors, file)
 
 
 @torch.inference_mode()
-def decode_images(model: VQGAN, codes: np.ndarray, batch_size: int = 64, progress: bool = False) -> np.ndarray:
-    """Pixels (n, H, W, 3) uint8 of codes (n, N), decoded in float32 on the model's device."""
-    device, side = model.quantize.embedding.weight.device, math.isqrt(codes.shape[1]) * model.downsampling
-    images = np.empty((len(codes), side, side, 3), np.uint8)
-    for start in tqdm(range(0, len(codes), batch_size), desc="decode", disable=not progress):
+def decoded_batches(
+    model: VQGAN, codes: np.ndarray, batch_size: int = 64, size: int | None = None
+) -> Iterator[np.ndarray]:
+    """Pixels (b, H, W, 3) uint8 of codes (n, N), batch after batch, decoded in float32 on the model's device.
+
+    `size`: side to which images of another one are resized before they are rounded, bicubically and without
+    antialiasing, as LlamaGen's sampler brings 384 to 256.
+    """
+    device = model.quantize.embedding.weight.device
+    for start in range(0, len(codes), batch_size):
         batch = torch.from_numpy(codes[start : start + batch_size].astype(np.int64)).to(device)
-        images[start : start + batch_size] = to_uint8(model.decode(batch)).cpu().numpy()
+        images = model.decode(batch)
+        if size not in (None, images.shape[-1]):
+            images = F.interpolate(images, size=(size, size), mode="bicubic")
+        yield to_uint8(images).cpu().numpy()
+
+
+def decode_images(
+    model: VQGAN, codes: np.ndarray, batch_size: int = 64, progress: bool = False, size: int | None = None
+) -> np.ndarray:
+    """All pixels (n, H, W, 3) of `decoded_batches` at once."""
+    side = size or math.isqrt(codes.shape[1]) * model.downsampling
+    images = np.empty((len(codes), side, side, 3), np.uint8)
+    starts = tqdm(range(0, len(codes), batch_size), desc="decode", disable=not progress)
+    for start, batch in zip(starts, decoded_batches(model, codes, batch_size, size), strict=True):
+        images[start : start + batch_size] = batch
     return images
 
 
 def _with_weights(recipe: Tokenizer, weights: Mapping[str, Tensor], file: Path) -> VQGAN:
     with torch.random.fork_rng(devices=[]):  # the initialisation is overwritten, and must not move the global generator
         model = VQGAN(recipe)
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError:
-        raise UserError(
-            f"{file} does not hold the weights of tokenizer '{recipe.name}': its keys or shapes differ from the recipe's"
-        ) from None
+    load_strictly(model, weights, file, f"tokenizer '{recipe.name}'")
     return model.eval()

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,23 +20,20 @@ from tqdm import tqdm
 
 from mirai.data.batches import batch_indices, rank_slice
 from mirai.data.codes import CodeStore
-from mirai.errors import UserError
+from mirai.errors import Interrupted, UserError
 from mirai.experiments import paths
 from mirai.experiments.scale import Numerics
 from mirai.experiments.stages import StateStage
+from mirai.foresight.sources import Sources
 from mirai.models.transformer import Transformer, drop_labels
 from mirai.randomness import integer, stream
+from mirai.ranks import Ranks
 from mirai.training.checkpoints import newest, save_final, save_progress
-from mirai.training.distributed import Ranks
 from mirai.training.journal import Journal
-from mirai.training.phase import ActivePhase, OpenEncoder, Timeline
+from mirai.training.phase import ActivePhase, Timeline
 from mirai.training.state import TrainState
 
 LOG_EVERY = 50  # steps, or an epoch where that is shorter
-
-
-class Interrupted(KeyboardInterrupt):
-    """Asked to stop by a signal; the state is saved and the same command goes on from it."""
 
 
 def train(
@@ -44,15 +41,16 @@ def train(
     parent: str | None,
     codes: CodeStore,
     *,
-    open_encoder: OpenEncoder,
+    sources: Sources,
     numerics: Numerics,
     ranks: Ranks,
     save_minutes: float,
     save_every_steps: int | None = None,
+    tensorboard: bool = False,
 ) -> None:
     """Train up to the state's epoch, from its own progress, its parent's end or step 0, and publish it.
 
-    Raises UserError for a non-finite loss and Interrupted after SIGTERM or Ctrl-C; the last good state is kept.
+    Raises UserError for a non-finite loss and Interrupted after SIGTERM, SIGUSR2 or Ctrl-C; the last good state is kept.
     """
     # Build
     training, folder = stage.training, paths.folder("state", stage.key)
@@ -63,28 +61,24 @@ def train(
 
     # Restore
     found = newest(stage.key, parent)
+    # Or one would train on with other weights, unseen. Also before NCCL, which waits ten minutes for one that still reads.
+    ranks.agree(0 if found is None else found[0], "the step to go on from")
     active: ActivePhase | None = None
     if found is not None:
-        active = ActivePhase(timeline.phase_of(found[0] - 1), state, codes, open_encoder, ranks)
+        active = ActivePhase(timeline.phase_of(found[0] - 1), state, codes, sources, ranks)
         state.load(found[1], found[0])
     first, last = state.step, stage.epoch * steps_per_epoch
     interval = min(LOG_EVERY, steps_per_epoch)
-    journal = Journal(folder / "log.jsonl", first, training.batch_size, ranks)
-    bar = tqdm(
-        total=last,
-        initial=first,
-        desc=f"train {stage.key} to epoch {stage.epoch}",
-        unit="step",
-        disable=not ranks.writes,
-        mininterval=1,
-    )
+    journal = Journal(folder, first, last, training.batch_size, ranks, tensorboard=tensorboard)
+    title = f"train {stage.key} to epoch {stage.epoch}"
+    bar = tqdm(total=last, initial=first, desc=title, unit="step", disable=not ranks.writes, mininterval=1)
     saved_at = time.monotonic()
 
-    with bar, _stop_requested() as stop_requested:
+    with bar, closing(journal), _stop_requested() as received:
         while state.step < last:
             step, epoch = state.step, state.step / steps_per_epoch
             if active is None or active.phase is not timeline.phase_of(step):
-                active = ActivePhase(timeline.phase_of(step), state, codes, open_encoder, ranks)
+                active = ActivePhase(timeline.phase_of(step), state, codes, sources, ranks)
 
             # Batch
             tokens, labels, dropped, rows = _batch(step, stage, codes, ranks)
@@ -112,7 +106,7 @@ def train(
             journal.add({"loss": loss.detach(), **terms, **norms})
             bar.update()
             looks_up = state.step % interval == 0 or state.step == last
-            stop = looks_up and ranks.any(stop_requested())
+            stop = looks_up and ranks.any(bool(received))
             if save_every_steps is not None:
                 save = stop or state.step % save_every_steps == 0
             else:
@@ -126,14 +120,16 @@ def train(
             if save and state.step < last:
                 if ranks.writes:
                     save_progress(folder, state)
+                ranks.wait()  # one that left would end the job in the middle of it
                 saved_at = time.monotonic()
             if stop and state.step < last:
-                raise Interrupted(f"stopped at step {state.step} of {last}, saved; the same command goes on from there")
+                sentence = f"stopped at step {state.step} of {last}, saved; the same command goes on from there"
+                raise Interrupted(sentence, tuple(received))
 
-    # Finish
-    if ranks.writes:
-        save_final(stage.key, state, _record(stage, parent, first, numerics, ranks))
-    ranks.wait()
+        # Finish
+        if ranks.writes:
+            save_final(stage.key, state, _record(stage, parent, first, numerics, ranks))
+        ranks.wait()
 
 
 def _steps_per_epoch(stage: StateStage, codes: CodeStore, ranks: Ranks) -> int:
@@ -235,16 +231,22 @@ def _record(stage: StateStage, parent: str | None, first: int, numerics: Numeric
 
 
 @contextmanager
-def _stop_requested() -> Iterator[Callable[[], bool]]:
-    """While open, SIGTERM and SIGINT are remembered instead of obeyed, so that a step is never cut in two."""
+def _stop_requested() -> Iterator[list[int]]:
+    """The signals received while open: remembered instead of obeyed, so that a step is never cut in two.
+
+    One that came too late to stop this training is then for whoever listened before, e.g. to start no further one.
+    """
     received: list[int] = []
 
     def remember(number: int, _: object) -> None:
         received.append(number)
 
-    previous = {number: signal.signal(number, remember) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)  # USR2: a queue's warning that time is running out
+    previous = {number: signal.signal(number, remember) for number in numbers}
     try:
-        yield lambda: bool(received)
+        yield received
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+    if received and callable(handler := previous[signal.SIGUSR2]):
+        handler(received[0], None)

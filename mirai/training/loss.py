@@ -22,7 +22,7 @@ class TrainingLoss(nn.Module):
         self, tokens: Tensor, labels: Tensor, targets: Tensor | None, coefficient: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Tokens (B,N), labels (B,) with dropped ones replaced, targets by cell -> loss, detached terms to log."""
-        logits, hidden = self.model(tokens[:, :-1], labels, tap=self.layer)  # (B,N,V), (B,N,D)
+        logits, hidden = self.model(tokens, labels, tap=self.layer)  # (B,N,V), (B,N,D)
         next_token = F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").view_as(tokens)
         loss = next_token.mean()  # Eq. 2
         terms = {"next_token": loss.detach()}

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mirai.data.codes import CodeStore
-from mirai.experiments.recipe import Foresight
 from mirai.experiments.schedules import lambda_at
 from mirai.experiments.stages import Phase, StateStage
-from mirai.foresight.encoders import ImageEncoder
-from mirai.training.distributed import Ranks
+from mirai.foresight.sources import Sources
+from mirai.ranks import Ranks
 from mirai.training.loss import TrainingLoss
 from mirai.training.state import TrainState
 from mirai.training.targets import Targets
-
-OpenEncoder = Callable[[Foresight], ImageEncoder]
 
 
 class ActivePhase:
     """The phase a step belongs to, with its foresight parts; `state` gains or loses heads when it is made."""
 
-    def __init__(
-        self, phase: Phase, state: TrainState, codes: CodeStore, open_encoder: OpenEncoder, ranks: Ranks
-    ) -> None:
+    def __init__(self, phase: Phase, state: TrainState, codes: CodeStore, sources: Sources, ranks: Ranks) -> None:
         self.phase = phase
         foresight = phase.foresight
-        self.targets = None if foresight is None else Targets(foresight, state, codes, open_encoder)
+        self.targets = None if foresight is None else Targets(foresight, state, codes, sources)
         state.enter(foresight, 0 if self.targets is None else self.targets.width)
         layer = None
         if foresight is not None:
@@ -36,7 +29,9 @@ class ActivePhase:
         loss = TrainingLoss(state.model, state.objective, layer)
         self.loss: nn.Module = loss
         if ranks.world > 1:
-            self.loss = DistributedDataParallel(loss, broadcast_buffers=False)
+            # without a look at what is unused, the second step after each start would sum gradients in another order
+            # than the first one, and a resumed training of more than two ranks would end in other bits
+            self.loss = DistributedDataParallel(loss, broadcast_buffers=False, find_unused_parameters=True)
 
     def coefficient(self, epoch: float) -> float:
         """lambda at a progress in epochs; 0 in next-token phases."""

@@ -51,9 +51,10 @@ class TrainState:
         if foresight is not None:
             # A stream of its own: heads change neither the model's initialisation nor its dropout.
             generator = torch_generator(self.training.seed, "foresight-heads")
+            model = self.model
             self.objective = ForesightObjective(
-                foresight, self.model.model.width, target_width, self.model.grid_side, generator
-            ).to(next(self.model.parameters()).device)
+                foresight, model.model.width, target_width, model.grid_side, generator, model.order.positions()
+            ).to(next(model.parameters()).device)
             for group in self._groups(self.objective):
                 if group["params"]:
                     self.optimizer.add_param_group(group)
@@ -62,8 +63,8 @@ class TrainState:
     def clip_gradients(self) -> dict[str, Tensor]:
         """Clip the global norm over model and heads together (reading 9.20) -> norms before clipping, by part."""
         parts = {"grad_norm_model": list(self.model.parameters())}
-        if self.objective is not None:
-            parts["grad_norm_heads"] = list(self.objective.parameters())
+        if self.objective is not None and (heads := list(self.objective.parameters())):
+            parts["grad_norm_heads"] = heads  # none for the current token alone at the output level
         norms = {
             name: nn.utils.get_total_norm([p.grad for p in part if p.grad is not None]) for name, part in parts.items()
         }

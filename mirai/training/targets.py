@@ -1,8 +1,6 @@
-"""Where a phase's foresight targets come from: the EMA, a frozen encoder's view of the same pixels, or the tokens."""
+"""Where a phase's foresight targets come from: an EMA, a frozen encoder's view of the same pixels, or the tokens."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -12,30 +10,25 @@ from mirai.data.codes import CodeStore
 from mirai.experiments.recipe import Foresight
 from mirai.foresight.ema_teacher import EMATeacher
 from mirai.foresight.encoders import ImageEncoder
+from mirai.foresight.sources import Sources
 from mirai.training.state import TrainState
 
 
 class Targets:
     """Targets of one phase by cell, and their width."""
 
-    def __init__(
-        self,
-        foresight: Foresight,
-        state: TrainState,
-        codes: CodeStore,
-        open_encoder: Callable[[Foresight], ImageEncoder],
-    ) -> None:
+    def __init__(self, foresight: Foresight, state: TrainState, codes: CodeStore, sources: Sources) -> None:
         self.codes = codes
         self.encoder: ImageEncoder | None = None
         self.teacher: EMATeacher | None = None
         if foresight.source == "encoder":
-            self.encoder = open_encoder(foresight)
+            self.encoder = sources.encoder(foresight)
             self.width = self.encoder.width
-        elif foresight.source == "ema":
+        elif foresight.source in ("ema", "pretrained"):
             layer = foresight.teacher_layer or foresight.layer
             assert layer is not None
-            assert foresight.ema_slot_shift is not None
-            self.teacher = EMATeacher(state.ema, layer, foresight.ema_slot_shift)
+            ema = state.ema if foresight.source == "ema" else sources.teacher(foresight)
+            self.teacher = EMATeacher(ema, layer, consumed=foresight.ema_slot_shift == 1)
             self.width = state.model.model.width
         else:
             self.width = state.model.codebook_size

@@ -14,8 +14,22 @@ from PIL import Image
 from scipy.ndimage import find_objects
 
 from mirai.analysis import style
-from mirai.analysis.figures import GAP, GROUP_GAP, arrange, plain_grid, sample_grid
-from mirai.analysis.style import DPI, METHOD_COLOURS, TEXT_WIDTH, Pixels, Sheet, method_colour, text_pixels, wrap
+from mirai.analysis.figures import GAP, GROUP_GAP, Method, arrange, block_width, plain_grid, sample_grid
+from mirai.analysis.style import (
+    DPI,
+    METHOD_COLOURS,
+    TEXT_WIDTH,
+    Pixels,
+    Sheet,
+    base_colour,
+    lighter,
+    line_looks,
+    method_colour,
+    text_pixels,
+    wrap,
+)
+
+pytestmark = pytest.mark.full
 
 LABELS = ("LlamaGen-B", "+ Mirai-I", "+ Mirai-E")
 
@@ -26,6 +40,11 @@ def solid(red: int, count: int, side: int = 8) -> Pixels:
     images[..., 0], images[..., 2] = red, 255
     images[..., 1] = np.arange(count)[:, None, None]
     return images
+
+
+def method(label: str, red: int, classes: int, per_class: int = 1, side: int = 8) -> Method:
+    """A method with `solid` images, numbered through all its classes."""
+    return Method(label, method_colour(label), np.split(solid(red, classes * per_class, side), classes))
 
 
 def boxes(page: Pixels, red: int) -> list[tuple[int, int, int, int]]:
@@ -49,8 +68,8 @@ def sheets(monkeypatch: pytest.MonkeyPatch) -> list[Sheet]:
 
 
 def test_methods_are_rows_and_classes_are_columns_of_equal_whole_enlarged_cells(tmp_path: Path) -> None:
-    rows = [(label, solid(red, 6)) for label, red in zip(LABELS, (10, 60, 110), strict=True)]
-    sample_grid(tmp_path / "grid.png", rows, column_titles=["sunset", "tiles", "tree"], title="Samples")
+    rows = [method(label, red, 3, 2) for label, red in zip(LABELS, (10, 60, 110), strict=True)]
+    sample_grid(tmp_path / "grid.png", rows, class_names=["sunset", "tiles", "tree"], title="Samples")
     page = read(tmp_path / "grid.png")
     tops, lefts, heights, widths = np.moveaxis(np.array([boxes(page, red) for red in (10, 60, 110)]), -1, 0)
     cell = heights[0, 0]
@@ -65,14 +84,14 @@ def test_methods_are_rows_and_classes_are_columns_of_equal_whole_enlarged_cells(
 
 
 def test_png_and_pdf_lie_beside_each_other_and_nothing_else(tmp_path: Path) -> None:
-    sample_grid(tmp_path / "new" / "grid.pdf", [("LlamaGen-B", solid(0, 2))], column_titles=["a", "b"])
+    sample_grid(tmp_path / "new" / "grid.pdf", [method("LlamaGen-B", 0, 2)], class_names=["a", "b"])
     assert sorted(file.name for file in (tmp_path / "new").iterdir()) == ["grid.pdf", "grid.png"]
     assert (tmp_path / "new" / "grid.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_equal_figures_are_equal_bytes_whatever_the_users_matplotlib_settings(tmp_path: Path) -> None:
     def write(name: str) -> tuple[bytes, bytes]:
-        sample_grid(tmp_path / name, [("LlamaGen-B", solid(0, 2))], column_titles=["a", "b"])
+        sample_grid(tmp_path / name, [method("LlamaGen-B", 0, 2)], class_names=["a", "b"])
         return (tmp_path / name).read_bytes(), (tmp_path / name).with_suffix(".pdf").read_bytes()
 
     first = write("first.png")
@@ -82,8 +101,8 @@ def test_equal_figures_are_equal_bytes_whatever_the_users_matplotlib_settings(tm
 
 
 def test_labels_stand_in_the_given_order_in_their_methods_colour(sheets: list[Sheet]) -> None:
-    rows = [(label, solid(0, 2)) for label in reversed(LABELS)]
-    sample_grid(Path("grid.png"), rows, column_titles=["first", "second"], title=None)
+    rows = [method(label, 0, 2) for label in reversed(LABELS)]
+    sample_grid(Path("grid.png"), rows, class_names=["first", "second"])
     labels = [(text, look["color"]) for _, _, text, look in sorted(sheets[0].texts) if text in LABELS]
     assert labels == [(label, method_colour(label)) for label in reversed(LABELS)]
     titles = [text for _, _, text, _ in sorted(sheets[0].texts) if text in ("first", "second")]
@@ -91,9 +110,9 @@ def test_labels_stand_in_the_given_order_in_their_methods_colour(sheets: list[Sh
 
 
 def test_classes_that_do_not_fit_side_by_side_go_on_in_a_band_below_with_all_methods_again(sheets: list[Sheet]) -> None:
-    rows = [(label, solid(red, 40, 32)) for label, red in zip(LABELS, (10, 60, 110), strict=True)]
+    rows = [method(label, red, 10, 4, 32) for label, red in zip(LABELS, (10, 60, 110), strict=True)]
     names = [f"class {index}" for index in range(10)]
-    sample_grid(Path("grid.png"), rows, column_titles=names)
+    sample_grid(Path("grid.png"), rows, class_names=names)
     page = sheets[0].canvas
     assert page.shape[1] <= TEXT_WIDTH * DPI
     tops = [[top for top, *_ in boxes(page, red)] for red in (10, 60, 110)]
@@ -105,12 +124,13 @@ def test_classes_that_do_not_fit_side_by_side_go_on_in_a_band_below_with_all_met
 
 
 @pytest.mark.parametrize(
-    ("classes", "per_class", "side"), [(10, 1, 32), (10, 8, 32), (8, 1, 256), (100, 1, 256), (1, 50, 8), (3, 1, 1024)]
+    ("classes", "across", "side"), [(10, 1, 32), (10, 8, 32), (8, 1, 256), (100, 1, 256), (1, 50, 8), (3, 1, 1024)]
 )
 def test_every_class_has_a_place_and_cells_are_whole_multiples_of_the_images(
-    classes: int, per_class: int, side: int
+    classes: int, across: int, side: int
 ) -> None:
-    bands, cell = arrange(classes, per_class, side, left=500)
+    papers = [(3.35, 1), *((TEXT_WIDTH, bands) for bands in range(1, classes + 1))]
+    bands, cell = arrange(classes, across, side, 500, papers, 200)
     assert [index for band in bands for index in band] == list(range(classes))
     assert cell >= side
     assert cell % side == 0
@@ -119,26 +139,31 @@ def test_every_class_has_a_place_and_cells_are_whole_multiples_of_the_images(
 
 def test_labels_are_plain_text_not_mathematics(tmp_path: Path) -> None:
     label = "$\\frac$ {} λ = 2 → 1"
-    sample_grid(tmp_path / "grid.png", [(label, solid(0, 1))], column_titles=[label], title=label)
+    sample_grid(tmp_path / "grid.png", [method(label, 0, 1)], class_names=[label], title=label)
     assert (tmp_path / "grid.png").exists()
 
 
 def test_text_is_inside_the_page_and_above_its_own_picture(sheets: list[Sheet]) -> None:
     names = ["Chesapeake Bay retriever", "an_awfully_long_class_name_of_a_folder", "cat"]
-    rows = [("LlamaGen-B + Mirai-I with a rather long label", solid(1, 3))]
-    sample_grid(Path("grid.png"), rows, column_titles=names, title="A title longer than the page " * 3)
+    rows = [method(label, 1, 3) for label in ("LlamaGen-B + Mirai-I with a rather long label", "another")]
+    sample_grid(
+        Path("grid.png"), rows, class_names=names, note="A note " * 30, title="A title longer than the page " * 3
+    )
     sheet = sheets[0]
-    first_picture = boxes(sheet.canvas, 1)[0]
+    shown = np.argwhere((sheet.canvas[..., 0] == 1) & (sheet.canvas[..., 2] == 255))
+    (top, left_edge), (bottom, _) = shown.min(axis=0), shown.max(axis=0)
     for x, baseline, text, look in sheet.texts:
         extent = text_pixels(text, look["fontsize"], bold=look["fontweight"] == "bold")
         left = x - extent / 2 if look["horizontalalignment"] == "center" else x
         assert left >= 0
         assert left + extent <= sheet.width
         assert 0 < baseline < sheet.height
-        if look["horizontalalignment"] == "left":
-            assert left + extent < first_picture[1]
+        if look["color"] == style.FAINT:
+            assert baseline > bottom
+        elif look["horizontalalignment"] == "left":
+            assert left + extent < left_edge
         else:
-            assert baseline < first_picture[0]
+            assert baseline < top
 
 
 def test_wrapped_text_fits_keeps_its_words_and_shares_one_size() -> None:
@@ -163,6 +188,37 @@ def test_a_method_has_one_colour_whatever_its_row_is_called() -> None:
     assert method_colour("LlamaGen-XL") == method_colour("baseline") == METHOD_COLOURS["baseline"]
     assert method_colour("Output level, K = 3") == METHOD_COLOURS["output-level"]
     assert len(set(METHOD_COLOURS.values())) == 4
+
+
+def test_one_method_alone_is_unnamed_and_shows_many_samples_of_a_class_as_a_block(sheets: list[Sheet]) -> None:
+    sample_grid(Path("grid.png"), [method("+ Mirai-I", 9, 1, 24)], class_names=["golden retriever"])
+    places = boxes(sheets[0].canvas, 9)
+    assert len({top for top, *_ in places}) == 4
+    assert len({left for _, left, *_ in places}) == 6
+    assert places == sorted(places)
+    assert [text for *_, text, _ in sheets[0].texts if text.strip()] == ["golden retriever"]
+
+
+@pytest.mark.parametrize(("count", "columns"), [(1, 1), (2, 2), (4, 2), (7, 3), (8, 4), (24, 6), (23, 5)])
+def test_a_block_is_near_a_square_and_without_holes_where_that_can_be(count: int, columns: int) -> None:
+    assert block_width(count) == columns
+
+
+def test_a_class_with_fewer_samples_leaves_places_empty(sheets: list[Sheet]) -> None:
+    few = [Method(label, "#000000", [solid(red, 3)[:1], solid(red, 3)[1:]]) for label, red in (("a", 10), ("b", 60))]
+    sample_grid(Path("grid.png"), few, class_names=["rare", "common"])
+    (_, first, _, cell), (_, second, *_), (_, third, *_) = boxes(sheets[0].canvas, 10)
+    assert second - first == 2 * (cell + GAP) - GAP + GROUP_GAP
+    assert third - second == cell + GAP
+
+
+def test_lines_of_one_method_share_a_colour_and_differ_in_style_and_marker() -> None:
+    plain, mirai = METHOD_COLOURS["baseline"], METHOD_COLOURS["mirai-e"]
+    looks = line_looks([plain, mirai, lighter(mirai), plain])
+    assert [one["color"] for one in looks] == [plain, mirai, lighter(mirai), plain]
+    styles = [(one["linestyle"], one["marker"]) for one in looks]
+    assert styles[0] == styles[1] != styles[2] == styles[3]
+    assert base_colour(lighter(mirai)) == mirai
 
 
 @pytest.mark.parametrize("colour", METHOD_COLOURS.values())

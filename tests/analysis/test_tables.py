@@ -2,48 +2,21 @@
 
 from __future__ import annotations
 
-import csv
+import re
+from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
+from mirai.analysis.rendering import Column, Table, html_fragment, latex, markdown, shown_count
 from mirai.analysis.tables import write_table
 from mirai.experiments import paths
-from mirai.experiments.grid import METRICS, Grid
 from mirai.experiments.plan import plan_grid, row_metrics
-from mirai.states import publish
+from tests.analysis.pretend import edited, pretend, pretend_all, publish_metrics, rows_of, text_of
+from tests.conftest import WriteGrid
 
 pytestmark = pytest.mark.usefixtures("project")
-
-
-def pretend(grid: Grid, fid: dict[tuple[str, int], float], **more: Any) -> None:
-    """Metrics for every run of a grid: FID by (label, seed), the other metrics 1."""
-    for row in grid.available():
-        for run, stage in zip(row.runs, row_metrics(row), strict=True):
-            document = {
-                **dict.fromkeys(METRICS, 1.0),
-                "fid": fid[row.label, run.training.seed],
-                "num_samples": 2000,
-                "num_reference": 1500,
-                "spread": {"fid": 0.25},
-                "coherence": {},
-                "coherence_of_reference": {},
-                "state_numerics": {"threads": 1},
-            }
-            publish(paths.manifest("metrics", stage.key), {**document, **more.get(row.label, {})})
-
-
-def rows_of(grid: Grid) -> list[dict[str, str]]:
-    with paths.table(grid.scale, grid.name).open() as file:
-        return list(csv.DictReader(file))
-
-
-def edited_demo(**changes: Any) -> None:
-    path = Path("experiments/demo.yaml")
-    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **changes}))
-
 
 ONE_SEED = {("LlamaGen-B", 0): 40.0, ("+ Mirai-I", 0): 30.0, ("+ Mirai-E", 0): 50.0}
 
@@ -56,6 +29,7 @@ def test_changes_are_relative_to_each_ones_own_baseline() -> None:
     assert baseline["fid_change_percent"] == ""
     assert (float(mirai_i["fid_change_percent"]), float(mirai_e["fid_change_percent"])) == (-25.0, 25.0)
     assert float(mirai_i["paper_fid_change_percent"]) == pytest.approx(100 * (4.77 - 6.36) / 6.36, abs=1e-3)
+    assert "| 30.00 ± 0.25 (-25.0 %) | 4.77 (-25.0 %) |" in text_of(grid, ".md")
 
 
 def test_differences_to_the_paper_appear_at_its_own_scale_only() -> None:
@@ -65,7 +39,7 @@ def test_differences_to_the_paper_appear_at_its_own_scale_only() -> None:
         write_table(grid)
         difference = rows_of(grid)[0].get("fid_minus_paper")
         assert (difference and float(difference)) == (expected and pytest.approx(expected))
-    assert paths.table("imagenet256", "demo") == Path("results/demo.csv")
+    assert paths.product("imagenet256", "demo") == Path("results/demo.csv")
 
 
 def test_several_seeds_give_mean_and_deviation_and_one_seed_gives_none() -> None:
@@ -74,10 +48,10 @@ def test_several_seeds_give_mean_and_deviation_and_one_seed_gives_none() -> None
     write_table(grid)
     assert rows_of(grid)[0]["fid_sd_over_seeds"] == ""
     assert float(rows_of(grid)[0]["fid_sd_over_halves"]) == 0.25
-    assert "one seed" in paths.table("digits", "demo", ".md").read_text()
+    assert "one seed" in text_of(grid, ".md")
 
     plan_grid.cache_clear()
-    edited_demo(seeds=[0, 1])
+    edited("demo", seeds=[0, 1])
     grid = plan_grid("demo", "digits")
     pretend(grid, ONE_SEED | {(label, 1): value + 2 for (label, _), value in ONE_SEED.items()})
     write_table(grid)
@@ -85,40 +59,176 @@ def test_several_seeds_give_mean_and_deviation_and_one_seed_gives_none() -> None
     assert (row["seeds"], float(row["fid"])) == ("2", 31.0)
     assert float(row["fid_sd_over_seeds"]) == pytest.approx(2**0.5, abs=1e-4)
     assert len(row["states"].split()) == 2
-    assert "31.00 ± 1.41" in paths.table("digits", "demo", ".md").read_text()
+    assert "31.00 ± 1.41" in text_of(grid, ".md")
+
+
+def test_each_row_gets_a_verdict_against_its_own_baseline_over_common_seeds() -> None:
+    edited("demo", seeds=[0, 1, 2])
+    grid = plan_grid("demo", "digits")
+    baseline = {0: 40.0, 1: 20.0, 2: 30.0}  # seeds differ by far more than methods do
+    fid = {("LlamaGen-B", seed): value for seed, value in baseline.items()}
+    fid |= {("+ Mirai-I", seed): value - 2 - seed / 10 for seed, value in baseline.items()}
+    fid |= {("+ Mirai-E", seed): value + 4 * (seed - 1) for seed, value in baseline.items()}
+    pretend(grid, fid)
+    write_table(grid)
+    assert [row["fid_verdict"] for row in rows_of(grid)] == ["", "better", "within noise"]
+    assert float(rows_of(grid)[1]["fid_difference"]) == pytest.approx(-2.1)
+    assert float(rows_of(grid)[1]["fid_difference_high"]) < 0
+    assert "95 % t-interval" in text_of(grid, ".md")
 
 
 def test_rows_that_a_scale_cannot_have_stay_in_the_table_with_the_papers_value() -> None:
     rows = yaml.safe_load(Path("experiments/demo.yaml").read_text())["rows"]
-    edited_demo(rows=[*rows, {"label": "LlamaGen-XL", "arm": "baseline", "size": "XL", "paper": {"fid": 3.16}}])
+    edited("demo", rows=[*rows, {"label": "LlamaGen-3B", "arm": "baseline", "size": "3B", "paper": {"fid": 3.16}}])
     grid = plan_grid("demo", "digits")
     pretend(grid, ONE_SEED)
     write_table(grid)
     last = rows_of(grid)[-1]
-    assert last["note"].startswith("not at this scale")
-    assert (last["fid"], last["paper_fid"]) == ("", "3.16")
-    assert "not at this scale" in paths.table("digits", "demo", ".md").read_text()
+    assert (last["status"], last["fid"], last["paper_fid"]) == ("not at this scale", "", "3.16")
+    assert last["note"] == "not at this scale: size 3B does not exist at this scale"
+    assert "LlamaGen-3B: not at this scale: size 3B" in text_of(grid, ".md")
+
+
+def test_rows_of_the_literature_are_cited_and_marked(write_grid: WriteGrid) -> None:
+    cited = {"label": "BigGAN", "cited": True, "facts": {"type": "GAN", "parameters": "112M"}, "paper": {"fid": 6.95}}
+    ours = {"label": "LlamaGen-B", "arm": "baseline", "facts": {"type": "AR"}, "paper": {"fid": 5.3}}
+    grid = plan_grid(write_grid(cited, ours, columns=["type", "parameters"]), "digits")
+    pretend_all(grid, lambda run: 20.0)
+    write_table(grid)
+    literature, measured = rows_of(grid)
+    assert (literature["status"], literature["fid"], literature["paper_fid"]) == ("cited", "", "6.95")
+    assert (literature["parameters"], measured["parameters"]) == ("112M", "164992")
+    text = text_of(grid, ".md")
+    assert "| BigGAN † | GAN | 112M | – | 6.95 |" in text
+    assert "| LlamaGen-B | AR | 165k | 20.00 ± 0.25 | 5.30 |" in text  # as many digits as the column has
+    assert "† cited from the paper, not measured" in text
+
+
+def test_encoders_and_heads_are_counted_where_a_grid_asks() -> None:
+    for name, column, numbers in (
+        ("table4", "encoder_parameters", ["", "65904", "112448"]),
+        ("table9", "head_parameters", ["", "9392", "14288"]),
+    ):
+        grid = plan_grid(name, "digits")
+        pretend_all(grid, lambda run: 20.0)
+        write_table(grid)
+        assert [row[column] for row in rows_of(grid)[:3]] == numbers
+
+
+def test_the_best_guidance_of_a_sweep_stands_beside_the_fixed_one(write_grid: WriteGrid) -> None:
+    rows = [{"label": arm, "arm": arm} for arm in ("baseline", "mirai-i")]
+    grid = plan_grid(write_grid(*rows, guidance_sweep=[1.25, 1.75, 2.0], seeds=[0, 1]), "digits")
+    best = {True: 2.0, False: 1.75}  # of the baseline, of Mirai-I
+    pretend_all(grid, lambda run: 20 + run.training.seed + abs(run.sampling.guidance - best[run.foresight is None]))
+    write_table(grid)
+    baseline, mirai_i = rows_of(grid)
+    assert (float(baseline["fid"]), baseline["guidance"]) == (21.0, "1.5")
+    assert [(float(row["best_fid"]), float(row["best_fid_guidance"])) for row in (baseline, mirai_i)] == [
+        (20.5, 2.0),
+        (20.5, 1.75),
+    ]
+    assert [row["best_fid_at_the_sweeps_end"] for row in (baseline, mirai_i)] == ["yes", "no"]
+    assert "on the same samples" in text_of(grid, ".md")
+
+
+def test_a_station_of_a_longer_run_finds_the_baseline_that_shares_its_states() -> None:
+    edited("figure1", figure={"kind": "convergence", "classes": [0], "curve": "trajectory"})
+    grid = plan_grid("figure1", "digits")
+    pretend_all(grid, lambda run: 40.0 if run.foresight is None else 30.0)
+    write_table(grid)
+    by_label = {(row["model"], row["epochs"]): row for row in rows_of(grid)}
+    assert by_label["LlamaGen-B", "40"]["fid_change_percent"] == ""
+    assert float(by_label["+ Mirai-I", "40"]["fid_change_percent"]) == -25.0
 
 
 def test_states_of_different_numerics_are_marked() -> None:
-    edited_demo(seeds=[0, 1])
+    edited("demo", seeds=[0, 1])
     grid = plan_grid("demo", "digits")
     pretend(grid, ONE_SEED | {(label, 1): value for (label, _), value in ONE_SEED.items()})
-    first = row_metrics(grid.rows[1])[0]
-    document = {**dict.fromkeys(METRICS, 1.0), "num_samples": 1, "num_reference": 1, "spread": {}, "coherence": {}}
-    content = {**document, "coherence_of_reference": {}, "state_numerics": {"threads": 2}}
-    publish(paths.manifest("metrics", first.key), content)
+    publish_metrics(row_metrics(grid.rows[1])[0], state_numerics={"threads": 2})
     write_table(grid)
-    notes = [row["note"] for row in rows_of(grid)]
-    assert notes == ["", "states of different numerics", ""]
+    assert [row["note"] for row in rows_of(grid)] == ["", "states of different numerics", ""]
+    assert "States of different numerics: + Mirai-I." in text_of(grid, ".md")
 
 
 def test_markdown_names_the_stand_ins_and_warns_about_absolute_values() -> None:
     grid = plan_grid("demo", "digits")
     pretend(grid, ONE_SEED)
     write_table(grid)
-    text = paths.table("digits", "demo", ".md").read_text()
+    text = text_of(grid, ".md")
     assert "tiny ViT (supervised)" in text
     assert "pixel-moment network" in text
     assert "its absolute values cannot" in text
     assert "DINO" not in text
+
+
+AWKWARD = Table(
+    title="1 < 2 & more",
+    columns=(
+        Column("a_b", lambda one: str(one["model"]), "text"),
+        Column("FID↓ †", lambda one: "5 ± 1 %"),
+        Column("verdict", lambda one: "within noise", "verdict"),
+    ),
+    records=({"model": "<i>x|y_z & 50% \\ $2^3$ {#}~</i>", "status": "not at this scale"},),
+    notes=('"note" <b>',),
+)
+
+
+class Tags(HTMLParser):
+    """Opens and closes every element, and keeps the text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened: list[str] = []
+        self.seen: list[tuple[str, str | None]] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.opened.append(tag)
+        self.seen.append((tag, dict(attrs).get("class")))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.opened.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def test_html_is_escaped_well_formed_and_has_classes() -> None:
+    tags = Tags()
+    tags.feed(html_fragment(AWKWARD))
+    assert not tags.opened
+    assert {"<i>x|y_z & 50% \\ $2^3$ {#}~</i>", "1 < 2 & more", '"note" <b>'} <= set(tags.text)
+    assert {("tr", "not-at-this-scale"), ("td", "verdict within-noise"), ("p", "note")} <= set(tags.seen)
+    assert not {"i", "b", "script", "style"} & {tag for tag, _ in tags.seen}
+
+
+def test_latex_is_escaped_and_every_line_has_its_cells() -> None:
+    text = latex(AWKWARD)
+    row = next(line for line in text.splitlines() if "x" in line and line.endswith(r"\\"))
+    expected = (
+        r"$<$i$>$x\textbar{}y\_z \& 50\% \textbackslash{} \$2\textasciicircum{}3\$ \{\#\}\textasciitilde{}$<$/i$>$"
+    )
+    assert row == rf"{expected} & 5 $\pm$ 1 \% & within noise \\"
+    body = text[text.index(r"\toprule", text.index("tabular")) : text.index(r"\end{tabular}")]
+    lines = [line for line in body.splitlines() if line.endswith(r"\\")]
+    assert [len(re.findall(r"(?<!\\)&", line)) for line in lines] == [2, 2]
+    assert r"\begin{tabular}{lrl}" in text
+    assert text.isascii()
+
+
+def test_every_symbol_that_tables_print_has_a_latex_form() -> None:
+    for name in ("demo", "table3", "table5"):
+        grid = plan_grid(name, "digits")
+        pretend_all(grid, lambda run: 20.0)
+        write_table(grid)
+        assert text_of(grid, ".tex").isascii(), name
+
+
+def test_a_pipe_does_not_split_a_markdown_cell() -> None:
+    assert r"x\|y_z" in markdown(AWKWARD)
+
+
+def test_counts_are_printed_to_three_digits() -> None:
+    numbers = (110_888_448, 7_344_896, 1_410_972_672, 999_600_000, 8352, 12)
+    assert [shown_count(number) for number in numbers] == ["111M", "7.34M", "1.41B", "1B", "8.35k", "12"]

@@ -15,6 +15,7 @@ from mirai.analysis import token_maps
 from mirai.analysis.style import Sheet
 from mirai.analysis.token_maps import (
     CORNERS,
+    Maps,
     colours,
     embed_tokens,
     neighbour_ratio,
@@ -22,6 +23,8 @@ from mirai.analysis.token_maps import (
     token_map_figure,
 )
 from mirai.randomness import stream
+
+pytestmark = pytest.mark.full
 
 
 def smooth_field(side: int, width: int = 16) -> token_maps.Array:
@@ -122,16 +125,17 @@ def test_an_outlier_does_not_squeeze_the_colours_of_the_others() -> None:
     assert np.array_equal(colours(embedding), colours(far))
 
 
-def maps_of(images: int, side: int) -> list[tuple[str, token_maps.Array]]:
+def maps_of(images: int, side: int) -> list[Maps]:
     smooth = np.stack([smooth_field(side) * (image + 1) + image for image in range(images)])
-    return [("LlamaGen-B", np.stack([shuffled(states) for states in smooth])), ("+ Mirai-I", smooth)]
+    scrambled = np.stack([shuffled(states) for states in smooth])
+    return [Maps("LlamaGen-B", "#595959", scrambled), Maps("+ Mirai-I", "#0069B4", smooth)]
 
 
 def test_figure_has_a_row_per_image_its_maps_in_raster_order_and_the_numbers_beside(tmp_path: Path) -> None:
-    maps = maps_of(2, 4)
+    maps = maps_of(3, 4)
     images = np.zeros((2, 8, 8, 3), np.uint8)
     images[0, ..., 1], images[1, ..., 1] = 200, 255
-    token_map_figure(tmp_path / "map.png", images, maps, grid_side=4, seed=0, layer=8, title="Layer 8")
+    token_map_figure(tmp_path / "map.png", images, maps, grid_side=4, seed=0, layer="layer 8", title="Layer 8")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["map.csv", "map.pdf", "map.png"]
 
     page = np.asarray(Image.open(tmp_path / "map.png").convert("RGB"))
@@ -147,22 +151,26 @@ def test_figure_has_a_row_per_image_its_maps_in_raster_order_and_the_numbers_bes
     cell = int(sides[0])
     middles = (np.arange(4) + 0.5) * cell / 4
     for image, top in enumerate(tops):
-        for column, (_, hidden) in enumerate(maps, 1):
+        for column, one in enumerate(maps, 1):
             left = lefts[0] + column * (cell + token_maps.GAP)
             field = page[np.ix_((top + middles).astype(int), (left + middles).astype(int))]
-            expected = (colours(embed_tokens(hidden[image], seed=0)) * 255).round().reshape(4, 4, 3)
+            expected = (colours(embed_tokens(one.hidden[image], seed=0)) * 255).round().reshape(4, 4, 3)
             assert np.array_equal(field, expected)
 
     with (tmp_path / "map.csv").open() as file:
         table = list(csv.DictReader(file))
-    assert [(row["image"], row["method"]) for row in table] == [
-        (str(image), label) for image in range(2) for label, _ in maps
-    ]
-    for row in table:
-        states = dict(maps)[row["method"]][int(row["image"])]
+    names = ["0", "1", "2", "mean", "standard deviation"]  # also of the third image, which is not drawn
+    assert [(row["image"], row["method"]) for row in table] == [(name, one.label) for name in names for one in maps]
+    hidden = {one.label: one.hidden for one in maps}
+    for row in table[:6]:
+        states = hidden[row["method"]][int(row["image"])]
         assert float(row["smoothness"]) == pytest.approx(neighbour_smoothness(states, 4), abs=1e-6)
         distances = token_maps.pdist(embed_tokens(states, seed=0))
         assert float(row["embedding_smoothness"]) == pytest.approx(neighbour_ratio(distances, 4), abs=1e-6)
+    for measure in ("smoothness", "embedding_smoothness"):
+        of_baseline = [float(row[measure]) for row in table[0:6:2]]
+        assert float(table[6][measure]) == pytest.approx(np.mean(of_baseline), abs=1e-5)
+        assert float(table[8][measure]) == pytest.approx(np.std(of_baseline, ddof=1), abs=1e-5)
 
 
 @pytest.mark.parametrize(("images", "side", "pixels"), [(3, 4, 8), (1, 8, 32), (2, 16, 256)])
@@ -174,14 +182,14 @@ def test_numbers_stand_below_their_maps_and_means_only_where_there_are_several_i
     monkeypatch.setattr(token_maps, "embed_tokens", lambda hidden, *, seed: hidden[:, :2])
     maps = maps_of(images, side)
     pictures = np.zeros((images, pixels, pixels, 3), np.uint8)
-    token_map_figure(tmp_path / "map.png", pictures, maps, grid_side=side, seed=0, layer=8, title=None)
+    token_map_figure(tmp_path / "map.png", pictures, maps, grid_side=side, seed=0, layer="layer 8")
 
-    values = {label: [neighbour_smoothness(states, side) for states in hidden] for label, hidden in maps}
+    values = {one.label: [neighbour_smoothness(states, side) for states in one.hidden] for one in maps}
     numbers = [
         text for _, _, text, _ in sorted(sheets[0].texts, key=lambda item: item[:2][::-1]) if text[:2] in ("0.", "1.")
     ]
-    below = [f"{values[label][image]:.2f}" for image in range(images) for label, _ in maps]
-    means = [f"{np.mean(values[label]):.2f} ± {np.std(values[label], ddof=1):.2f}" for label, _ in maps if images > 1]
+    below = [f"{values[label][image]:.2f}" for image in range(images) for label in values]
+    means = [f"{np.mean(values[label]):.2f} ± {np.std(values[label], ddof=1):.2f}" for label in values if images > 1]
     assert numbers == means + below
     heads = [text for _, _, text, _ in sheets[0].texts if text in ("Image", "LlamaGen-B", "+ Mirai-I")]
     assert heads == ["Image", "LlamaGen-B", "+ Mirai-I"]
@@ -191,8 +199,9 @@ def test_many_methods_stay_inside_the_page(tmp_path: Path, monkeypatch: pytest.M
     sheets: list[Sheet] = []
     monkeypatch.setattr(Sheet, "save", lambda sheet, path: sheets.append(sheet))
     monkeypatch.setattr(token_maps, "embed_tokens", lambda hidden, *, seed: hidden[:, :2])
-    maps = [(f"+ Mirai-E, K = {k}", smooth_field(4)[None]) for k in range(14)]
-    token_map_figure(tmp_path / "map.png", np.zeros((1, 8, 8, 3), np.uint8), maps, grid_side=4, seed=0, layer=8)
+    maps = [Maps(f"+ Mirai-E, K = {k}", "#C14A00", smooth_field(4)[None]) for k in range(14)]
+    images = np.zeros((1, 8, 8, 3), np.uint8)
+    token_map_figure(tmp_path / "map.png", images, maps, grid_side=4, seed=0, layer="layer 8")
     sheet = sheets[0]
     assert sheet.width <= token_maps.pixels(token_maps.TEXT_WIDTH)
     assert (sheet.canvas == np.round(CORNERS[0] * 255)).all(axis=-1).any(axis=None)  # the whole colour map is there

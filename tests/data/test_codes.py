@@ -2,52 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from squares import load_squares
 
 from mirai import states
 from mirai.data import codes as codes_module
-from mirai.data.codes import CodeStore, extract_codes
+from mirai.data.codes import CodeStore
 from mirai.data.folder import fingerprint
 from mirai.data.images import open_images
 from mirai.errors import UserError
-from mirai.experiments.recipe import Data
+from mirai.experiments.offsets import grid_offsets
+from mirai.experiments.recipe import Encoder, Foresight, Head
+from mirai.foresight.sources import Sources
+from mirai.tokenizer.vqgan import to_float
+from mirai.training.targets import Targets
+from tests.data.extraction import FOLDER, SCENES, Killed, contents, encode, extract
 
-SCENES = Data(name="scenes", source="scenes", resolution=16, num_images=23, views=10)
-FOLDER = Data(name="pets", source="folder", resolution=16, views=2, corrupt_images="skip")
-GRID = 4
-
-
-class Killed(BaseException):
-    """Stands for a kill: nothing catches it."""
-
-
-def encode(pixels: np.ndarray) -> np.ndarray:
-    """A tokenizer of hashes: any pixel changes the codes (n, 16) of its image."""
-    digests = [hashlib.sha512(image.tobytes()).digest()[:32] for image in pixels]
-    return np.frombuffer(b"".join(digests), "<u2").reshape(len(pixels), GRID * GRID).astype(np.int64)
-
-
-def extract(folder: Path, data: Data = SCENES, source: Path | None = None, **changes: Any) -> None:
-    settings: dict[str, Any] = {
-        "encode": encode,
-        "grid_side": GRID,
-        "codebook_size": 65536,
-        "tokenizer_key": "abc",
-        "store_squares": True,
-        "batch_images": 4,
-    }
-    extract_codes(folder, open_images(data, "train", folder=source), data, **(settings | changes))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+MIRAI_I = Foresight(
+    source="encoder",
+    offsets=grid_offsets(1),
+    layer=1,
+    head=Head(width=8),
+    encoder=Encoder(name="seeing", timm="vit", image_size=16),
+)
 
 
 @pytest.fixture
@@ -61,15 +44,61 @@ def pets(tmp_path: Path) -> Path:
     return tmp_path / "pets"
 
 
+def every_view(store: CodeStore) -> tuple[np.ndarray, np.ndarray]:
+    """Image and view ids of all that a store holds, in no order."""
+    images, views = (axis.ravel() for axis in np.mgrid[: len(store), : store.num_views])
+    order = np.random.default_rng(0).permutation(len(images))
+    return images[order], views[order]
+
+
 @pytest.mark.parametrize("views", [1, 2, 10])
 def test_pixels_of_every_view_are_those_its_codes_were_made_from(tmp_path: Path, views: Any) -> None:
     extract(tmp_path, SCENES.model_copy(update={"views": views}))
     store = CodeStore.open(tmp_path)
-    images, ids = (axis.ravel() for axis in np.mgrid[: len(store), :views])
-    order = np.random.default_rng(0).permutation(len(images))
-    images, ids = images[order], ids[order]
+    images, ids = every_view(store)
     np.testing.assert_array_equal(encode(store.pixels(images, ids)), store.codes(images, ids))
     assert store.codes(images, ids).dtype == np.int64
+
+
+@pytest.mark.parametrize("corrupt", [False, True])
+def test_a_foresight_encoder_is_given_the_pixels_that_the_tokenizer_was_given(
+    tmp_path: Path, pets: Path, corrupt: bool
+) -> None:
+    """All ten views of real files, from the decoder to the encoder's input; with a row in between that is skipped."""
+    if corrupt:
+        (pets / "cat" / "2.png").write_bytes(b"no image")
+    tokenizer_saw: list[np.ndarray] = []
+
+    def seeing(pixels: np.ndarray) -> np.ndarray:
+        tokenizer_saw.extend(to_float(torch.from_numpy(pixels)).numpy())
+        return np.arange(len(tokenizer_saw) - len(pixels), len(tokenizer_saw))[:, None].repeat(16, axis=1)
+
+    extract(tmp_path / "codes", FOLDER.model_copy(update={"views": 10}), pets, encode=seeing)
+    store = CodeStore.open(tmp_path / "codes")
+    assert len(tokenizer_saw) == len(store) * 10 == (50 if corrupt else 60)
+
+    class Encoder:
+        width, num_tokens = 3, 16
+
+        def __call__(self, images: torch.Tensor) -> torch.Tensor:
+            return images
+
+    targets = Targets(MIRAI_I, None, store, Sources(encoder=lambda _: Encoder(), teacher=None))  # type: ignore[arg-type]
+    images, views = every_view(store)
+    encoder_saw = targets(torch.zeros(1), torch.zeros(1), images, views)
+    for codes, picture in zip(store.codes(images, views), encoder_saw, strict=True):  # a code is when it was seen
+        np.testing.assert_array_equal((picture.numpy() - 0.5) / 0.5, tokenizer_saw[codes[0]])
+
+
+@pytest.mark.parametrize(("crop_range", "side"), [(1.1, 70), (1.05, 67)])
+def test_the_range_of_the_data_decides_the_square(tmp_path: Path, pets: Path, crop_range: float, side: int) -> None:
+    data = FOLDER.model_copy(update={"resolution": 64, "views": 10, "crop_range": crop_range})
+    extract(tmp_path / "codes", data, pets)
+    store = CodeStore.open(tmp_path / "codes")
+    assert store.squares is not None
+    assert store.squares.shape[1:3] == (side, side)
+    bottom_right = store.pixels(np.array([2]), np.array([3]))[0]
+    np.testing.assert_array_equal(bottom_right, store.squares[2][side - 64 :, side - 64 :])
 
 
 def test_a_store_describes_itself(tmp_path: Path) -> None:
@@ -102,8 +131,10 @@ def test_an_extraction_killed_anywhere_goes_on_to_the_same_bytes(
     with pytest.raises(Killed):
         extract(tmp_path / "part", encode=killed)
     assert not states.is_published(tmp_path / "part" / "codes.json")
-    for name in ("codes.bin", "squares.bin"):  # bytes written after the last record, cut in the middle of an image
-        with (tmp_path / "part" / name).open("ab") as file:
+    for name in ("codes.bin", "squares.bin"):  # rows written after the last record, and only in part
+        whole = (tmp_path / "whole" / name).read_bytes()
+        with (tmp_path / "part" / name).open("r+b") as file:
+            file.seek(len(whole) // 23 * calls_before_kill * 4)
             file.write(b"torn")
     extract(tmp_path / "part", encode=encode_and_count)
     assert sum(calls) == 23 * 10, "a finished chunk was encoded again"
@@ -137,9 +168,53 @@ def test_skipped_and_enlarged_images_are_counted_and_the_rest_keeps_its_labels(
     store = CodeStore.open(tmp_path / "codes")
     assert store.manifest["skipped"] == ["cat/2.png"]
     assert store.manifest["enlarged"] == 1
+    assert (store.manifest["source_images"], store.manifest["images"], len(store)) == (6, 5, 5)
     assert store.labels.tolist() == [0, 0, 1, 1, 1]
+    assert np.load(tmp_path / "codes" / "labels.npy").tolist() == [0, -1, 0, 1, 1, 1]
+    assert not store.array[1].any()
     wanted = load_squares(open_images(FOLDER, "train", folder=pets), [0, 2, 3, 4, 5])
     np.testing.assert_array_equal(store.pixels(np.arange(5), np.zeros(5, int)), wanted)
+
+
+def test_a_store_of_before_skipped_images_had_rows_is_read_as_it_is(tmp_path: Path, pets: Path) -> None:
+    extract(tmp_path / "old", FOLDER, pets)
+    wanted = CodeStore.open(tmp_path / "old")
+    manifest = states.read_json(tmp_path / "old" / "codes.json")
+    states.write_json(tmp_path / "old" / "codes.json", manifest | {"source_images": 7, "skipped": ["cat/0.png"]})
+    store = CodeStore.open(tmp_path / "old")
+    images, views = every_view(wanted)
+    assert len(store) == len(wanted) == 6
+    np.testing.assert_array_equal(store.codes(images, views), wanted.codes(images, views))
+    np.testing.assert_array_equal(store.pixels(images, views), wanted.pixels(images, views))
+
+
+def test_what_is_odd_about_a_folder_is_told_in_a_sentence_each(
+    tmp_path: Path, pets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(7):
+        (pets / "cat" / f"broken {number}.png").write_bytes(b"no image")
+        Image.fromarray(np.zeros((15, 40), np.uint8)).save(pets / "dog" / f"flat {number}.png")
+    extract(tmp_path / "codes", FOLDER, pets)
+    told = capsys.readouterr().err.splitlines()[1:]
+    assert told == [
+        "codes: 7 unreadable images skipped: "
+        + ", ".join(f"cat/broken {number}.png" for number in range(5))
+        + " and 2 more",
+        "codes: 8 images are smaller than the crop of 16 pixels and were enlarged to it: dog/6 small.png, "
+        + ", ".join(f"dog/flat {number}.png" for number in range(4))
+        + " and 3 more",
+        "codes: images converted to RGB: 7 L",
+    ]
+    manifest = states.read_json(tmp_path / "codes" / "codes.json")
+    assert (len(manifest["skipped"]), manifest["enlarged"], manifest["converted"]) == (7, 8, {"L": 7})
+
+
+def test_each_file_is_read_once(tmp_path: Path, pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    original = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or original(path))
+    extract(tmp_path / "codes", FOLDER, pets)
+    assert sorted(read) == sorted(pets.glob("*/*.png"))
 
 
 def test_an_unreadable_image_is_refused_by_name_unless_skipped(tmp_path: Path, pets: Path) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from torchvision.transforms import functional
 
-from mirai.data.crops import centre_square, cut_views, square_side, views
+from mirai.data.crops import centre_square, cut_views, square_side, view_corners, views
 from mirai.experiments.recipe import Data
+from mirai.tokenizer.vqgan import to_float
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "crops"
 MANIFEST = json.loads((GOLDEN / "manifest.json").read_text())
@@ -34,17 +37,32 @@ def picture(request: pytest.FixtureRequest) -> tuple[str, Image.Image]:
 
 def test_every_golden_crop_is_reproduced_to_the_byte(picture: tuple[str, Image.Image]) -> None:
     name, image = picture
-    checked = 0
+    checked = Counter()
     for crop in MANIFEST[name]["crops"]:
-        size, side = crop.get("image_size"), crop.get("crop_size")
-        if crop["kind"] == "ten_crop_normalised_tensor":
+        kind, size, crop_range = crop["kind"], crop["image_size"], crop.get("crop_range")
+        data = Data(name="test", source="folder", resolution=size, crop_range=crop_range or 1.1)
+        if crop_range is None:
+            data = data.model_copy(update={"views": 2})
+        square = centre_square(image, square_side(data))
+        crops = views(square, size, data.views)
+        checked[kind, size, crop_range] += 1
+        if kind == "ten_crop_normalised_tensor":  # what the tokenizer is given
+            given = to_float(torch.from_numpy(crops)).contiguous().numpy()
+            assert list(given.shape) == crop["shape"]
+            assert given.dtype == np.float32
+            assert digest(given) == crop["sha256_float32"], crop
             continue
-        square = centre_square(image, side)
-        count = {"adm_center": 2, "adm_center_hflip": 2, "ten_crop": 10}.get(crop["kind"])
-        pixels = square if count is None else views(square, size, count)[crop["index"]]
+        if kind == "ten_crop":
+            flip, top, left = view_corners(len(square), size, 10)[crop["index"]]
+            assert (flip, [top, left]) == (crop["flipped"], crop["offset_yx_in_expanded"])
+        pixels = square if kind == "expanded_center" else crops[crop["index"]]
+        assert len(square) == crop["crop_size"]
         assert digest(pixels) == crop["sha256"], crop
-        checked += 1
-    assert checked >= 40
+    ranges = {(size, crop_range) for size in (64, 256) for crop_range in (1.1, 1.05)}
+    wanted = {("ten_crop", *key): 10 for key in ranges}
+    wanted |= {(kind, *key): 1 for key in ranges for kind in ("expanded_center", "ten_crop_normalised_tensor")}
+    wanted |= {(kind, size, None): 1 for size in (64, 256) for kind in ("adm_center", "adm_center_hflip")}
+    assert checked == wanted
 
 
 @pytest.mark.parametrize("crop_range", [1.1, 1.05])

@@ -16,6 +16,7 @@ from mirai.data.images import open_images
 from mirai.errors import UserError
 from mirai.experiments.recipe import Data
 
+ORIENTATION = 0x0112  # EXIF tag
 DATA = Data(name="pets", source="folder", resolution=16, views=2)
 
 
@@ -61,10 +62,24 @@ def test_grey_alpha_cmyk_and_palette_become_rgb_as_pil_converts_them(folder: Pat
     assert load_squares(images).shape == (6, 7, 7, 3)
 
 
+def test_the_orientation_in_exif_is_ignored_as_by_imagefolder(tmp_path: Path) -> None:
+    for name, orientation in (("a upright.png", 1), ("b turned.png", 6)):
+        exif = Image.Exif()
+        exif[ORIENTATION] = orientation
+        (tmp_path / "pets/cat").mkdir(parents=True, exist_ok=True)
+        noise("RGB", 16, 16).save(tmp_path / "pets/cat" / name, exif=exif)
+    images = open_images(DATA, "train", folder=tmp_path / "pets")
+    assert Image.open(tmp_path / "pets/cat/b turned.png").getexif()[ORIENTATION] == 6
+    wanted = ImageFolder(str(tmp_path / "pets"), transform=np.array)
+    for index in (0, 1):
+        np.testing.assert_array_equal(images.square(index), wanted[index][0])
+    np.testing.assert_array_equal(images.square(0), images.square(1))
+
+
 def test_only_one_image_is_smaller_than_the_square(folder: Path) -> None:
     images = open_images(DATA, "train", folder=folder)
     paths = [file.path for file in list_images(folder)[1]]
-    small = [path for i, path in enumerate(paths) if images.source(i).side < images.side]
+    small = [path for i, path in enumerate(paths) if images.read(i)[1].side < images.side]
     assert small == ["dog/a small palette.png"]
 
 

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mirai.errors import UserError
 from mirai.evaluation.evaluate import evaluate, evaluate_features
@@ -22,22 +21,9 @@ from mirai.evaluation.reference import (
 )
 from mirai.evaluation.statistics import Statistics, feature_statistics
 from mirai.experiments.recipe import Evaluation, FeatureNetwork
+from tests.evaluation.projection import WIDTHS, RandomProjection
 
-D, D_S, CLASSES = 4, 3, 5
-
-
-class RandomProjection(nn.Module):
-    """Fixed random features of images of 4 x 4 pixels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        self.weight = nn.Parameter(torch.randn(48, D + D_S + CLASSES, generator=generator), requires_grad=False)
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        return (images.flatten(1).float() / 255 @ self.weight).relu().split([D, D_S, CLASSES], dim=1)
-
-
+D, D_S, _ = WIDTHS
 NETWORK = RandomProjection()
 
 

@@ -2,17 +2,25 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from golden_weights import GOLDEN, golden_tensor
+from torch import Tensor
 
 from mirai.errors import UserError
-from mirai.evaluation.features import Inception, check_images, extract
+from mirai.evaluation.features import INCEPTION_ADDRESS, INCEPTION_FILE, INCEPTION_SHA256, Inception, extract
 from mirai.evaluation.metrics import inception_score
+from mirai.evaluation.sources import Images
+from tests.evaluation.projection import SIDE, WIDTHS, RandomProjection
 
+pytestmark = pytest.mark.full
+
+ROOT = Path(__file__).parents[2]
 GOLDEN_FEATURES = dict(np.load(GOLDEN / "inception" / "features.npz"))
 
 
@@ -28,7 +36,21 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_inception_features_are_those_of_the_reference_network(weights: Path) -> None:
     before = torch.get_rng_state()
-    features = extract(Inception(weights), GOLDEN_FEATURES["images"], batch_size=3, progress=False)
+    network = Inception(weights)
+    probed: list[np.ndarray] = []
+    first = network.network.Conv2d_1a_3x3
+    first.register_forward_pre_hook(lambda _, inputs: probed.append(inputs[0].numpy()))
+    blocks = {"64": "MaxPool_1", "192": "MaxPool_2", "768": "Mixed_6e"}
+    means: dict[str, list[np.ndarray]] = {name: [] for name in blocks}
+    for name, module in blocks.items():
+        getattr(network.network, module).register_forward_hook(
+            lambda _, __, output, name=name: means[name].append(output.mean(dim=(2, 3)).numpy())
+        )
+    features = extract(network, GOLDEN_FEATURES["images"], batch_size=3, progress=False)
+    resized = 128 * np.concatenate(probed)[:, :, ::37, ::37] + 128
+    np.testing.assert_allclose(resized, GOLDEN_FEATURES["resized_stride37"], rtol=0, atol=1e-4)
+    for name, parts in means.items():
+        np.testing.assert_allclose(np.concatenate(parts), GOLDEN_FEATURES[f"feat_{name}"], rtol=0, atol=1e-5)
     np.testing.assert_allclose(features.pooled, GOLDEN_FEATURES["feat_2048"], rtol=0, atol=1e-5)
     np.testing.assert_allclose(features.spatial, GOLDEN_FEATURES["spatial"], rtol=0, atol=2e-5)
     np.testing.assert_allclose(features.logits, GOLDEN_FEATURES["logits_unbiased"], rtol=0, atol=1e-5)
@@ -39,16 +61,34 @@ def test_inception_features_are_those_of_the_reference_network(weights: Path) ->
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_missing_inception_weights_are_named_with_their_origin(tmp_path: Path) -> None:
-    message = r"nowhere\.pth is missing: .*weights-inception-2015-12-05-6726825d\.pth.* v0\.2\.0 .*`weights\.inception`"
-    with pytest.raises(UserError, match=message):
+def test_missing_inception_weights_are_named_with_address_checksum_and_place(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as told:
         Inception(tmp_path / "nowhere.pth")
+    sentence = str(told.value)
+    for part in (
+        "nowhere.pth is missing",
+        INCEPTION_FILE,
+        INCEPTION_ADDRESS,
+        INCEPTION_SHA256,
+        "weights/",
+        "--inception",
+    ):
+        assert part in sentence
 
 
-def test_inception_weights_that_do_not_match_their_promised_checksum_are_refused(tmp_path: Path, weights: Path) -> None:
-    path = tmp_path / "weights-inception-2015-12-05-6726825d.pth"
+def test_the_inception_file_is_the_one_that_downloads_know() -> None:
+    listed = yaml.safe_load((ROOT / "config" / "downloads.yaml").read_text())["files"]["inception"]
+    assert (listed["file"], listed["address"], listed["sha256"]) == (
+        INCEPTION_FILE,
+        INCEPTION_ADDRESS,
+        INCEPTION_SHA256,
+    )
+
+
+def test_inception_weights_of_the_released_name_with_another_content_are_refused(tmp_path: Path, weights: Path) -> None:
+    path = tmp_path / INCEPTION_FILE
     path.write_bytes(weights.read_bytes())
-    with pytest.raises(UserError, match="SHA-256 does not begin with 6726825d"):
+    with pytest.raises(UserError, match=r"is damaged: its SHA-256 is [0-9a-f]{64}; `mirai download inception`"):
         Inception(path)
 
 
@@ -72,15 +112,61 @@ def test_a_pickle_with_code_is_never_run(tmp_path: Path) -> None:
         Inception(tmp_path / "evil.pth")
 
 
-@pytest.mark.parametrize(
-    ("images", "complaint"),
-    [
-        (np.zeros((2, 8, 8, 3), np.float32), "samples must be uint8 with values 0..255, got float32"),
-        (np.zeros((2, 3, 8, 8), np.uint8), r"samples must have the shape .* got \(2, 3, 8, 8\)"),
-        (np.zeros((8, 8, 3), np.uint8), r"samples must have the shape"),
-        (np.zeros((0, 8, 8, 3), np.uint8), r"samples must have the shape"),
-    ],
-)
-def test_images_of_another_kind_are_refused(images: np.ndarray, complaint: str) -> None:
-    with pytest.raises(UserError, match=complaint):
-        check_images(images, "samples")
+def source(batches: list[np.ndarray], count: int) -> Images:
+    """A source that gives these batches and says that there are `count` images."""
+    return Images("made up", count, (SIDE, SIDE), lambda _, __: iter(batches))
+
+
+def test_features_of_batches_are_those_of_the_whole_in_order() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (10, SIDE, SIDE, 3), dtype=np.uint8)
+    parts = source([images[:4], images[4:8], images[8:]], 10)
+    together, apart = (extract(RandomProjection(), what, progress=False) for what in (images, parts))
+    for name, width in zip(("pooled", "spatial", "logits"), WIDTHS, strict=True):
+        assert getattr(apart, name).shape == (10, width)
+        np.testing.assert_allclose(getattr(apart, name), getattr(together, name), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [3, 5])
+def test_a_source_that_miscounts_is_found_out(count: int) -> None:
+    with pytest.raises((AssertionError, ValueError)):
+        extract(RandomProjection(), source([np.zeros((4, SIDE, SIDE, 3), np.uint8)], count), progress=False)
+
+
+def test_batches_are_read_one_ahead_and_no_further() -> None:
+    read = 0
+
+    def batches() -> Iterator[np.ndarray]:
+        nonlocal read
+        for read in range(1, 6):
+            yield np.full((1, SIDE, SIDE, 3), read, np.uint8)
+
+    class Watching(RandomProjection):
+        def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+            assert read <= int(images[0, 0, 0, 0]) + 1, "a batch is held that is not needed yet"
+            return super().forward(images)
+
+    images = Images("made up", 5, (SIDE, SIDE), lambda _, __: batches())
+    assert len(extract(Watching(), images, progress=False)) == 5
+
+
+def test_features_are_computed_without_tf32_and_leave_the_settings_as_they_were() -> None:
+    class Watching(RandomProjection):
+        def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+            assert not torch.backends.cuda.matmul.allow_tf32
+            assert not torch.backends.cudnn.allow_tf32
+            return super().forward(images)
+
+    before = torch.backends.cuda.matmul.allow_tf32
+    try:
+        torch.backends.cuda.matmul.allow_tf32 = True
+        extract(Watching(), np.zeros((2, SIDE, SIDE, 3), np.uint8), progress=False)
+        assert torch.backends.cuda.matmul.allow_tf32
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def test_features_that_are_not_finite_are_refused() -> None:
+    network = RandomProjection()
+    network.weight.data[0, 0] = torch.nan
+    with pytest.raises(UserError, match="features of images are not finite: the feature network's weights are damaged"):
+        extract(network, np.ones((2, SIDE, SIDE, 3), np.uint8), progress=False)

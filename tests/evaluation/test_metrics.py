@@ -7,9 +7,11 @@ import pytest
 from golden_weights import GOLDEN
 
 from mirai.evaluation.metrics import (
+    ADM_BLOCK,
     Precision,
     frechet_distance,
     inception_score,
+    kernel_distance,
     manifold_members,
     manifold_radii,
     precision_recall,
@@ -26,8 +28,9 @@ REFERENCE, SAMPLES = INPUTS["ref"], INPUTS["sample"]
 def test_statistics_and_frechet_distance_are_those_of_adm() -> None:
     stored = np.load(ADM / "statistics.npz")
     sample, reference = feature_statistics(SAMPLES), feature_statistics(REFERENCE)
-    np.testing.assert_allclose(sample.covariance, stored["sigma_sample_f64"], rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(reference.mean, stored["mu_ref"], rtol=1e-6, atol=1e-6)
+    for name, statistics in (("sample", sample), ("ref", reference)):
+        np.testing.assert_allclose(statistics.covariance, stored[f"sigma_{name}_f64"], rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(statistics.mean, stored[f"mu_{name}"], rtol=1e-6, atol=1e-6)
     assert frechet_distance(sample, reference) == pytest.approx(EXPECTED["fid"], rel=1e-6)
     assert frechet_distance(reference, sample) == pytest.approx(EXPECTED["fid_reverse"], rel=1e-6)
     assert frechet_distance(reference, reference) == pytest.approx(EXPECTED["fid_same"], abs=1e-6)
@@ -37,6 +40,13 @@ def test_frechet_distance_of_singular_covariances_is_that_of_adm() -> None:
     rows = REFERENCE.shape[1] // 2
     distance = frechet_distance(feature_statistics(SAMPLES[:rows]), feature_statistics(REFERENCE[:rows]))
     assert distance == pytest.approx(EXPECTED["fid_rank_deficient_first_half_dim_rows"], rel=1e-6)
+    assert distance == pytest.approx(EXPECTED["torch_fidelity_cross_check"]["fid_rank_deficient"], rel=1e-6)
+
+
+def test_a_distance_to_statistics_in_adms_float32_is_that_of_adm() -> None:
+    stored = np.load(ADM / "statistics.npz")
+    read = [Statistics(stored[f"mu_{name}"].astype(float), stored[f"sigma_{name}_f64"]) for name in ("sample", "ref")]
+    assert frechet_distance(*read) == pytest.approx(EXPECTED["fid"], rel=1e-6)
 
 
 def test_frechet_distance_of_shifted_and_scaled_gaussians_has_its_closed_form() -> None:
@@ -74,23 +84,85 @@ def test_a_partial_last_split_counts_as_a_split() -> None:
     assert inception_score(logits, 4) == pytest.approx((2 + 1) / 2, abs=1e-6)
 
 
-@pytest.mark.parametrize("block_rows", [128, 200, 1024])
+BLOCKS = [(128, 200), (200, 128), (3, 1000), ADM_BLOCK]
+
+
+@pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_precision_and_recall_are_those_of_adm_at_any_block_size(dtype: Precision, block_rows: int) -> None:
+def test_precision_and_recall_are_those_of_adm_at_any_block_size(dtype: Precision, block: tuple[int, int]) -> None:
     name = {"float32": "float32", "float16": "float16_numpy"}[dtype]
-    assert precision_recall(REFERENCE, SAMPLES, 3, dtype, block_rows) == (
-        EXPECTED[f"precision_{name}"],
-        EXPECTED[f"recall_{name}"],
-    )
+    for suffix in ("", "_batched128x200"):
+        assert precision_recall(REFERENCE, SAMPLES, 3, dtype, block) == (
+            EXPECTED[f"precision_{name}{suffix}"],
+            EXPECTED[f"recall_{name}{suffix}"],
+        )
 
 
-def test_manifold_radii_and_members_are_those_of_adm() -> None:
-    radii = [manifold_radii(features, 3, "float32", block_rows=128) for features in (REFERENCE, SAMPLES)]
+@pytest.mark.parametrize("block", BLOCKS)
+def test_manifold_radii_and_members_are_those_of_adm(block: tuple[int, int]) -> None:
+    radii = [manifold_radii(features, 3, "float32", block=block) for features in (REFERENCE, SAMPLES)]
     np.testing.assert_allclose(radii[0], MANIFOLD["radii_ref"], atol=1e-3)
     np.testing.assert_allclose(radii[1], MANIFOLD["radii_sample"], atol=1e-3)
-    samples_in, references_in = manifold_members(REFERENCE, radii[0], SAMPLES, radii[1], "float32", block_rows=200)
+    samples_in, references_in = manifold_members(REFERENCE, radii[0], SAMPLES, radii[1], "float32", block=block)
     np.testing.assert_array_equal(samples_in, MANIFOLD["sample_in_ref_manifold"])
     np.testing.assert_array_equal(references_in, MANIFOLD["ref_in_sample_manifold"])
+
+
+def adm_radii(features: np.ndarray, k: int, rows: int, columns: int) -> np.ndarray:
+    """ADM's radii with numpy: each block in float16, or in float32 if float16 gives a number that is not finite."""
+
+    def distances(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        norms = [np.square(x).sum(axis=1, dtype=np.float32).astype(x.dtype) for x in (u, v)]
+        products = (u.astype(np.float32) @ v.astype(np.float32).T).astype(u.dtype)
+        return np.maximum(norms[0][:, None] - u.dtype.type(2) * products + norms[1], 0)
+
+    def one(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        half = distances(u.astype(np.float16), v.astype(np.float16))
+        return half.astype(np.float32) if np.isfinite(half).all() else distances(u, v)
+
+    n = len(features)
+    with np.errstate(over="ignore", invalid="ignore"):
+        full = np.block(
+            [
+                [
+                    one(features[row : row + rows], features[column : column + columns])
+                    for column in range(0, n, columns)
+                ]
+                for row in range(0, n, rows)
+            ]
+        )
+    return np.sort(full, axis=1)[:, k]
+
+
+def test_a_block_that_overflows_is_redone_in_float32_and_no_other_as_in_adm() -> None:
+    points = np.random.default_rng(0).standard_normal((50, 8)).astype(np.float32)
+    points[7] = 120  # its squared norm is above 65504
+    blocks, exact, rounded = (adm_radii(points, 3, *block) for block in ((20, 15), (50, 50), (1, 1)))
+    assert not np.array_equal(blocks, exact)
+    assert not np.array_equal(blocks, rounded)
+    np.testing.assert_allclose(manifold_radii(points, 3, "float16", block=(20, 15)), blocks, rtol=1e-5)
+    np.testing.assert_allclose(manifold_radii(points, 3, "float16"), exact, rtol=1e-5)
+
+
+def test_a_block_narrower_than_the_neighbours_still_finds_them() -> None:
+    points = np.random.default_rng(0).standard_normal((10, 2)).astype(np.float32)
+    narrow, whole = (manifold_radii(points, 3, "float32", block=block) for block in ((4, 2), (10, 10)))
+    np.testing.assert_allclose(narrow, whole, rtol=1e-5)  # a product of another shape may be summed in another order
+
+
+def test_kernel_distance_is_the_unbiased_discrepancy_of_a_cubic_kernel() -> None:
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal((40, 6)).astype(np.float32) + shift for shift in (0, 1))
+    k_aa, k_bb, k_ab = ((u.astype(float) @ v.T.astype(float) / 6 + 1) ** 3 for u, v in ((a, a), (b, b), (a, b)))
+    np.fill_diagonal(k_aa, 0)
+    np.fill_diagonal(k_bb, 0)
+    expected = (k_aa.sum() + k_bb.sum()) / (40 * 39) - 2 * k_ab.mean()
+    mean, deviation = kernel_distance(a, b, subsets=3, subset_size=40)  # all of both each time
+    assert mean == pytest.approx(expected, rel=1e-4)
+    assert deviation == pytest.approx(0, abs=1e-4)
+    some = [kernel_distance(a, b, subsets=5, subset_size=20, seed=seed) for seed in (0, 0, 1)]
+    assert some[0] == some[1] != some[2]
+    assert some[0][1] > 0
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

@@ -14,6 +14,8 @@ from mirai.evaluation.moments import pixel_moments
 from mirai.evaluation.network import SmallFeatureNetwork, load_network, save_network, train_feature_network
 from mirai.experiments.recipe import FeatureNetwork
 
+pytestmark = pytest.mark.full
+
 NUM_CLASSES = 3
 
 

@@ -22,8 +22,12 @@ RunOf = Callable[..., Run]
 def run_of(write_grid: Callable[..., str]) -> RunOf:
     """The canonical run of one row with these axes, at a scale."""
 
-    def run(scale: str = "demo", **axes: Any) -> Run:
-        return load_grid(write_grid(axes), scale).rows[0].runs[0]
+    def run(scale: str = "demo", tokenizer_training: dict[str, Any] | None = None, **axes: Any) -> Run:
+        run = load_grid(write_grid(axes), scale).rows[0].runs[0]
+        if tokenizer_training is None:
+            return run
+        tokenizer = run.tokenizer.model_dump(mode="json") | {"weights": None, "training": tokenizer_training}
+        return changed(run, ("tokenizer",), tokenizer)
 
     return run
 
@@ -42,12 +46,12 @@ def key(run: Run) -> str:
     return metrics_stage(run).key
 
 
-def keys_by_kind(run: Run) -> dict[str, str]:
+def keys_by_kind(run: Run) -> dict[str, set[str]]:
     """Keys of all stages behind a run; trunks of its state are left to the state tree's tests."""
-    found: dict[str, str] = {}
+    found: dict[str, set[str]] = {}
 
     def visit(stage: Stage) -> None:
-        found[stage.kind] = stage.key
+        found.setdefault(stage.kind, set()).add(stage.key)
         for needed in stage.needs():
             visit(needed)
 
@@ -113,10 +117,6 @@ EQUAL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"arm": "mirai-i", "block_size": 64},
         {"arm": "mirai-i"},
     ),
-    "a block of more than N tokens is full attention": (
-        {"arm": "mirai-i", "block_size": 256},
-        {"arm": "mirai-i", "block_size": 64},
-    ),
     "defaults may be spelt out": (
         {
             "arm": "mirai-i",
@@ -125,7 +125,7 @@ EQUAL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "align_layer": 8,
             "num_tokens": 1,
             "schedule": {"kind": "constant", "values": [2.0], "warmup_epochs": 0},
-            "encoder": "supervised",
+            "encoder": "base",
             "guidance": 1.5,
             "weights": "raw",
         },
@@ -197,6 +197,63 @@ def test_a_random_encoder_has_no_training(run_of: RunOf) -> None:
     assert key(changed(random, (*place, "seed"), 7)) != key(random), "its weights are drawn from the seed"
 
 
+def test_samples_resized_to_the_size_they_have_are_not_resized(run_of: RunOf) -> None:
+    run = run_of("imagenet256")
+    for size, same in ((256, True), (128, False)):
+        assert (key(changed(run, ("evaluation", "image_size"), size)) == key(run)) == same
+
+
+def test_a_block_of_more_than_all_tokens_is_full_attention(run_of: RunOf) -> None:
+    run = run_of(arm="mirai-i")
+    assert changed(run, ("foresight", "encoder", "block_size"), 65) == run
+
+
+def test_a_run_scored_at_its_last_epoch_is_the_run(run_of: RunOf) -> None:
+    run = run_of(epochs=80)
+    assert changed(run, ("at_epoch",), 80) == run
+    assert changed(run, ("at_epoch",), 79) != run
+
+
+def test_a_run_scored_on_its_way_is_the_shorter_run_where_nothing_looks_ahead(run_of: RunOf) -> None:
+    """Mirai-E's lambda steps down at half of all epochs, so that its 80 epochs are no part of its 300."""
+    for arm, same in (("baseline", True), ("mirai-i", True), ("mirai-e", False)):
+        on_its_way = changed(run_of(arm=arm, epochs=300), ("at_epoch",), 80)
+        assert (key(on_its_way) == key(run_of(arm=arm, epochs=80))) == same
+
+
+def test_seams_are_kept_or_masked_only_where_a_target_lies_behind_one(run_of: RunOf) -> None:
+    """8 x 8 tokens as 2 x 2 regions of 4 x 4: four columns on is another member of the group written at once."""
+    for axes, same in (
+        ({}, True),
+        ({"layout": "1D"}, True),
+        ({"token_order": "par-4x"}, False),
+        ({"token_order": "par-4x", "layout": "1D"}, False),
+        ({"token_order": "par-4x", "num_tokens": 1}, True),
+        ({"token_order": "par-4x", "offsets": [[0, 4], [4, 0]]}, True),
+        ({"token_order": "par-4x", "offsets": [[0, 5]]}, True),
+        ({"token_order": "par-4x", "offsets": [[0, 3]]}, False),
+    ):
+        run = run_of(arm="mirai-e", **axes)
+        assert (changed(run, ("foresight", "seams"), "keep") == run) == same, axes
+
+
+def test_a_transformer_head_has_the_width_of_the_model(run_of: RunOf) -> None:
+    mlp, transformer = run_of(arm="mirai-i"), run_of(arm="mirai-i", head="transformer")
+    assert changed(transformer, ("foresight", "head", "width"), 7) == transformer
+    assert key(changed(mlp, ("foresight", "head", "width"), 7)) != key(mlp) != key(transformer)
+
+
+def test_resized_samples_are_compared_with_the_data_sets_own_images_of_that_size(run_of: RunOf) -> None:
+    small = run_of("demo")
+    large = changed(changed(small, ("data", "resolution"), 48), ("evaluation", "image_size"), 32)
+    as_decoded = changed(large, ("evaluation", "image_size"), None)
+    reference = metrics_stage(small).reference_stage()
+    assert metrics_stage(large).reference_stage().key == reference.key
+    assert metrics_stage(large).reference_stage().features_stage().key == reference.features_stage().key
+    assert metrics_stage(as_decoded).reference_stage().key != reference.key
+    assert len({key(run) for run in (small, large, as_decoded)}) == 3
+
+
 # Another value for every field of every recipe type; the first that is possible in a run is taken. A new field
 # belongs here, and, where it has no effect, in VOID.
 OTHER: dict[str, list[Any]] = {
@@ -209,8 +266,16 @@ OTHER: dict[str, list[Any]] = {
     "Data.crop_range": [1.2],
     "Data.views": [1],
     "Data.corrupt_images": ["skip", "refuse"],
-    "TokenizerTraining.steps": [7],
-    "TokenizerTraining.batch_size": [7],
+    "Adversarial.weight": [0.7],
+    "Adversarial.start_step": [7],
+    "TokenizerTraining.steps": [7, 77777],
+    "TokenizerTraining.batch_size": [7, 64],
+    "TokenizerTraining.micro_batch": [4],
+    "TokenizerTraining.lr_schedule": ["constant", "cosine"],
+    "TokenizerTraining.betas": [[0.7, 0.8]],
+    "TokenizerTraining.augment": [True, False],
+    "TokenizerTraining.init": ["pytorch", "near-linear"],
+    "TokenizerTraining.perceptual_weight": [0.7],
     "TokenizerTraining.learning_rate": [0.7],
     "TokenizerTraining.num_images": [7],
     "TokenizerTraining.commitment": [0.7],
@@ -233,6 +298,7 @@ OTHER: dict[str, list[Any]] = {
     "Model.attention_dropout": [0.7],
     "Model.ffn_dropout": [0.7],
     "Model.class_dropout": [0.7],
+    "Model.token_order": ["par-4x"],
     "EncoderTraining.objective": ["supervised", "mae"],
     "EncoderTraining.width": [32],
     "EncoderTraining.num_layers": [7],
@@ -251,13 +317,17 @@ OTHER: dict[str, list[Any]] = {
     "Schedule.kind": ["cosine"],
     "Schedule.values": [[3.0], [3.0, 1.0]],
     "Schedule.warmup_epochs": [7],
+    "Head.kind": ["transformer", "causal-transformer", "mlp"],
     "Head.width": [7],
+    "Teacher.epochs": [7],
+    "Teacher.seed": [7],
     "Foresight.layout": ["1D"],
     "Foresight.offsets": [[[0, 2]]],
     "Foresight.layer": [7],
     "Foresight.teacher_layer": [7],
     "Foresight.ema_slot_shift": [0],
     "Foresight.borders": ["all"],
+    "Foresight.seams": ["keep"],
     "Training.batch_size": [16],
     "Training.epoch_images": [1024],
     "Training.learning_rate": [0.7],
@@ -289,40 +359,67 @@ OTHER: dict[str, list[Any]] = {
     "FeatureNetwork.seed": [7],
     "Evaluation.reference": ["other"],
     "Evaluation.num_reference": [77],
+    "Evaluation.image_size": [128],
     "Evaluation.is_split_size": [77],
     "Evaluation.neighbours": [7],
     "Evaluation.halves": [7],
     "Run.epochs": [120],
+    "Run.at_epoch": [40],
 }
 # Fields that cannot change alone: they follow from which of the others are given.
 BOUND = {"Foresight.level", "Foresight.source", "FeatureNetwork.kind"}
 
 NAMES = {"Tokenizer.name", "Encoder.name", "FeatureNetwork.name"}  # what a table prints
-NO_ENCODER = {"Foresight.ema_slot_shift", "Foresight.teacher_layer"}  # of a foresight that is not the EMA's
+RASTER = {"Foresight.seams"}  # of a scan without regions
+NO_EMA = {"Foresight.ema_slot_shift", "Foresight.teacher_layer"}  # of a foresight that is no EMA's
 # Runs that between them can have every field, and the fields without effect in each.
 RUNS: dict[str, tuple[str, dict[str, Any], set[str]]] = {
     "mae": (
         "demo",
         {"arm": "mirai-i", "encoder": "mae", "block_size": 8, "offsets": [[0, 0], [0, 1]]},
-        NAMES | NO_ENCODER | {"Data.corrupt_images", "Data.crop_range"},
+        NAMES | NO_EMA | RASTER | {"Data.corrupt_images", "Data.crop_range"},
     ),
     "ema": (
         "demo",
         {"arm": "mirai-e", "offsets": [[0, 0], [0, 1]]},
-        NAMES - {"Encoder.name"} | {"Data.corrupt_images", "Data.crop_range"},
+        NAMES - {"Encoder.name"} | RASTER | {"Data.corrupt_images", "Data.crop_range"},
+    ),
+    "pretrained": (
+        "demo",
+        {"arm": "mirai-e", "ema": "pretrained", "head": "transformer", "token_order": "par-4x"},
+        NAMES - {"Encoder.name"} | {"Head.width", "Data.corrupt_images", "Data.crop_range"},
     ),
     "timm": (
         "imagenet256",
         {"arm": "mirai-i"},
         # a folder is as large as it is, Inception's weights are given, K = 1 has neither layout nor borders
         NAMES
-        | NO_ENCODER
+        | NO_EMA
+        | RASTER
+        | {"Data.num_images", "Data.seed", "FeatureNetwork.seed", "Foresight.layout", "Foresight.borders"},
+    ),
+    "own VQ-16": (
+        "imagenet256",
+        {
+            "arm": "mirai-i",
+            "tokenizer_training": {
+                "steps": 400360,
+                "batch_size": 128,
+                "micro_batch": 16,
+                "learning_rate": 1e-4,
+                "num_images": 1281167,
+                "adversarial": {},
+            },
+        },
+        NAMES
+        | NO_EMA
+        | RASTER
         | {"Data.num_images", "Data.seed", "FeatureNetwork.seed", "Foresight.layout", "Foresight.borders"},
     ),
     "output": (
         "demo",
         {"arm": "output-level"},
-        NAMES - {"Encoder.name"} | NO_ENCODER | {"Foresight.layer", "Data.corrupt_images", "Data.crop_range"},
+        NAMES - {"Encoder.name"} | NO_EMA | RASTER | {"Foresight.layer", "Data.corrupt_images", "Data.crop_range"},
     ),
 }
 
@@ -390,6 +487,7 @@ TOUCHES = {
     "model": {"state", "samples", "metrics"},
     "training": {"state", "samples", "metrics"},
     "epochs": {"state", "samples", "metrics"},
+    "at_epoch": {"state", "samples", "metrics"},
     "foresight": {"encoder", "state", "samples", "metrics"},
     "sampling": {"samples", "metrics"},
     "evaluation": {"features", "reference", "metrics"},

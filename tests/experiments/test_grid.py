@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 
 from mirai.errors import UserError
 from mirai.experiments import plan
-from mirai.experiments.grid import Grid, Row, grid_names, load_grid
+from mirai.experiments.grid import Grid, Row, load_grid
+from mirai.experiments.grid_files import grid_names
 from mirai.experiments.scale import load_scale, scale_names
 from mirai.experiments.stages import metrics_stage, state_stage
 
@@ -27,10 +29,10 @@ EXPECTED = {"demo": (3, 3), "table2": (10, 10), "table5": (5, 5)}
 
 
 def told(*arguments: str) -> str:
-    """What a user is told instead of a grid."""
+    """What a user is told instead of a grid, whatever the line."""
     with pytest.raises(UserError) as caught:
         load_grid(*arguments)
-    return str(caught.value)
+    return re.sub(r"\.yaml line \d+:", ".yaml:", str(caught.value))
 
 
 def keys(rows: tuple[Row, ...]) -> list[str]:
@@ -56,7 +58,7 @@ def test_every_grid_loads_at_every_scale_or_says_what_the_scale_lacks(name: str,
         return
     if name in EXPECTED:
         states = {state_stage(run).key for row in grid.rows for run in row.runs}
-        assert (len(grid.rows), len(states)) == EXPECTED[name]
+        assert (len(grid.rows), len(states) / len(grid.seeds)) == EXPECTED[name]
         assert not [row.label for row in grid.rows if row.unavailable]
     assert len(set(keys(grid.rows))) == len(keys(grid.rows)), "no row says twice what another one says"
 
@@ -187,11 +189,11 @@ def test_a_row_sets_only_what_it_names(write_grid: WriteGrid) -> None:
 
 
 def test_rows_that_a_scale_cannot_have_say_so_and_the_others_run(write_grid: WriteGrid) -> None:
-    name = write_grid({}, {"size": "XL"}, {"arm": "mirai-i", "encoder": "dinov3"}, columns=["size", "encoder"])
+    name = write_grid({}, {"size": "XXL"}, {"arm": "mirai-i", "encoder": "dinov3"}, columns=["size", "encoder"])
     small, large = load_grid(name, "demo"), load_grid(name, "imagenet256")
     assert [row.unavailable for row in small.rows] == [
         None,
-        "size XL does not exist at this scale",
+        "size XXL does not exist at this scale",
         "encoder dinov3 does not exist at this scale",
     ]
     assert [len(row.runs) for row in small.rows] == [1, 0, 0]
@@ -200,8 +202,8 @@ def test_rows_that_a_scale_cannot_have_say_so_and_the_others_run(write_grid: Wri
 
 
 def test_a_grid_of_which_a_scale_has_no_row_is_refused(write_grid: WriteGrid) -> None:
-    assert told(write_grid({"size": "XL"}, {"size": "L"}), "demo") == (
-        "experiments/own.yaml has no row that scale 'demo' can run: size XL does not exist at this scale"
+    assert told(write_grid({"size": "XXL"}, {"size": "3B"}), "demo") == (
+        "experiments/own.yaml has no row that scale 'demo' can run: size XXL does not exist at this scale"
     )
 
 
@@ -210,7 +212,7 @@ def test_a_role_known_at_no_scale_is_a_mistake_with_the_known_ones(write_grid: W
     assert sentence.startswith(
         "experiments/own.yaml: row 'row 1': encoder 'dinov2' is known at no scale; known are base,"
     )
-    assert "supervised" in sentence
+    assert "mae-large, random" in sentence
     assert "size 'default' is known at no scale; known are 3B, B, L, XL, XXL" in told(
         write_grid({"size": "default"}), "demo"
     )
@@ -225,7 +227,7 @@ def test_the_table_prints_the_concrete_encoder_never_its_role(write_grid: WriteG
     name = write_grid({"arm": "mirai-i"}, {"arm": "mirai-i", "encoder": "mae"}, columns=["encoder"])
     small = load_scale("demo").encoders
     printed = [row.axes["encoder"] for row in load_grid(name, "demo").rows]
-    assert printed == [small["supervised"].name, small["mae"].name]
+    assert printed == [small["base"].name, small["mae"].name]
     assert [row.axes["encoder"] for row in load_grid(name, "imagenet256").rows] == ["DINOv2-B", "MAE-B"]
 
 
@@ -280,7 +282,7 @@ def test_vary_takes_whole_schedules(write_grid: WriteGrid) -> None:
         ({"vary": {"guidance": []}}, "key 'rows.0.vary.guidance' has value '[]': list should have at least 1 item"),
         (
             {"guidance": 1.0, "vary": {"guidance": [2.0]}},
-            "row 'row 0': guidance stands in the row and in vary; give it once",
+            "row 'row 0': guidance stands in several of row, vary and zip; give it once",
         ),
         ({"arm": None}, "row 'row 0': arm is null, and every run has one; remove it or give a value"),
         ({"size": None}, "row 'row 0': size is null, and every run has one; remove it or give a value"),
@@ -291,7 +293,7 @@ def test_vary_takes_whole_schedules(write_grid: WriteGrid) -> None:
         ),
         (
             {"paper": {"fdi": 1.0}},
-            "unknown key 'rows.0.paper.fdi'; allowed: 'fid', 'sfid', 'inception_score', 'precision' or 'recall'",
+            "unknown key 'rows.0.paper.fdi'; did you mean 'fid'? allowed: fid, sfid, inception_score, precision, recall, flops,",
         ),
     ],
 )
@@ -414,3 +416,285 @@ def test_a_name_that_no_rule_would_match_is_refused(write_grid: WriteGrid) -> No
     name = write_grid({"arm": "baseline"}, name="my grid")
     with pytest.raises(UserError, match=r"^experiments/my grid.yaml: a grid's name has letters, digits"):
         load_grid(name, "demo")
+
+
+# extends
+
+
+def write(project: Path, name: str, text: str) -> str:
+    (project / f"experiments/{name}.yaml").write_text(text)
+    return name
+
+
+BASE = """title: The base
+source: Table 1
+columns: [epochs]
+defaults: {epochs: 40, guidance: 3.0}
+seeds: [1]
+rows:
+- {label: first}
+"""
+
+
+def test_a_grid_extends_another(project: Path) -> None:
+    write(project, "base", BASE)
+    write(project, "middle", "extends: base\ntitle: The middle\ndefaults: {epochs: 50}\nrows: [{label: second}]")
+    grid = load_grid(
+        write(project, "top", "extends: middle\nfigure: {kind: samples}\nseeds: [2, 3]\nsource:"), "digits"
+    )
+    assert (grid.title, grid.source, grid.columns, grid.seeds) == ("The middle", None, ["epochs"], (2, 3))
+    assert [row.label for row in grid.rows] == ["first", "second"]
+    runs = [run for row in grid.rows for run in row.runs]
+    assert {(run.epochs, run.sampling.guidance) for run in runs} == {(50, 3.0)}
+    assert {run.training.seed for run in runs} == {2, 3}
+    assert grid.figure is not None
+
+
+def test_the_grid_that_is_extended_stays_as_it_is(project: Path) -> None:
+    write(project, "base", BASE)
+    before = load_grid("base", "digits")
+    load_grid(write(project, "top", "extends: base\nrows: [{label: second}]"), "digits")
+    assert load_grid("base", "digits") == before
+
+
+def test_a_grid_that_extends_itself_on_the_way_is_refused(project: Path) -> None:
+    for name, base in (("one", "two"), ("two", "three"), ("three", "one"), ("self", "self")):
+        write(project, name, f"title: t\nextends: {base}\nrows: [{{label: a}}]")
+    assert told("one", "digits") == ("experiments/three.yaml: extends 'one', which extends this file in turn")
+    assert told("self", "digits") == "experiments/self.yaml: extends 'self', which extends this file in turn"
+
+
+def test_a_grid_that_extends_one_that_is_not_there_is_refused(project: Path) -> None:
+    assert told(write(project, "top", "extends: nothing"), "digits").startswith(
+        "experiments/top.yaml: extends 'nothing': experiments/nothing.yaml does not exist; grids are demo,"
+    )
+
+
+@pytest.mark.parametrize(
+    ("base", "top", "sentence"),
+    [
+        (BASE + "- lable: x", "extends: base", "base.yaml line 8: unknown key 'rows.1.lable'; did you mean 'label'?"),
+        (BASE, "extends: base\nrows:\n- lable: x", "top.yaml line 3: unknown key 'rows.1.lable'; did you mean"),
+        (BASE, "extends: base\n\ndefaults:\n  epoch: 3", "top.yaml line 4: unknown key 'defaults.epoch'"),
+        (BASE, "extends: base\ndefaults:\n  guidance: 0", "top.yaml line 3: key 'defaults.guidance' has value 0"),
+        (BASE, "extends: base\ndefaults: 3", "top.yaml line 2: key 'defaults' has value 3"),
+        (BASE, "extends: base\nrows: 3", "top.yaml line 2: key 'rows' has value 3"),
+        (BASE + "- {label: b, ema: online}", "extends: base\nrows: [{label: c}]", "base.yaml line 8: row 'b': ema has"),
+        (BASE, "extends: base\nrows:\n- {label: c}\n- {label: d, ema: online}", "top.yaml line 4: row 'd': ema has no"),
+        (BASE, "extends: base\ncolumns: [fid]", "top.yaml line 2: columns names 'fid', which is no axis"),
+        (
+            BASE,
+            "extends: base\nat_scale:\n  nowhere: {}",
+            "top.yaml line 3: at_scale names 'nowhere', which is no scale",
+        ),
+        (BASE, "title: t\nextends: 3", "top.yaml line 2: key 'extends' has value 3: input should be a valid string"),
+    ],
+)
+def test_a_mistake_is_told_with_the_file_and_line_where_it_is_written(
+    base: str, top: str, sentence: str, project: Path
+) -> None:
+    write(project, "base", base)
+    with pytest.raises(UserError) as caught:
+        load_grid(write(project, "top", top), "digits")
+    assert str(caught.value).startswith(f"experiments/{sentence}")
+
+
+# zip, at_scale, facts, cited rows, sweeps, trajectories
+
+
+def test_zip_goes_through_its_lists_together_and_is_crossed_with_vary(write_grid: WriteGrid) -> None:
+    row = {"arm": "mirai-i", "zip": {"size": ["B", "L"], "epochs": [40, 80]}, "vary": {"num_tokens": [1, 3]}}
+    rows = load_grid(write_grid(row, columns=["size", "epochs", "num_tokens"]), "digits").rows
+    found = [tuple(row.axes.values()) for row in rows]
+    assert found == [("B", 40, 1), ("B", 40, 3), ("L", 80, 1), ("L", 80, 3)]
+    assert [row.runs[0].epochs for row in rows] == [40, 40, 80, 80]
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        ({"zip": {"size": ["B", "L"], "epochs": [80]}}, "row 'row 0': zip needs lists of one length, got [1, 2]"),
+        ({"zip": {"size": ["B"]}, "vary": {"size": ["L"]}}, "row 'row 0': size stands in several of row, vary and zip"),
+        ({"size": "B", "zip": {"size": ["B"]}}, "row 'row 0': size stands in several of row, vary and zip"),
+        ({"zip": {"sise": ["B"]}}, "row 'row 0': zip: unknown key 'sise'; did you mean 'size'?"),
+        ({"zip": {"epochs": [80, 0]}}, "row 'row 0': zip: key 'epochs' has value 0: input should be greater than 0"),
+        (
+            {"vary": {"epochs": [40, 80]}, "paper": {"fid": 1.0}},
+            "row 'row 0': `paper` values belong to one run, and this row is 2; write them as rows",
+        ),
+        ({"cited": True, "arm": "baseline"}, "row 'row 0': a cited row has no axes, only `paper` values and `facts`"),
+        ({"cited": True, "vary": {"epochs": [1]}}, "row 'row 0': a cited row has no axes, only `paper` values and"),
+        ({"vary": {"arm": [None]}}, "row 'row 0': arm is null, and every run has one"),
+    ],
+)
+def test_a_senseless_list_or_cited_row_is_refused(row: dict[str, Any], sentence: str, write_grid: WriteGrid) -> None:
+    assert told(write_grid(row), "digits").startswith(f"experiments/own.yaml: {sentence}")
+
+
+def test_a_wrong_value_of_a_list_is_told_with_its_own_line(project: Path) -> None:
+    text = "title: t\nrows:\n- label: a\n  vary:\n    epochs:\n    - 40\n    - none\n"
+    with pytest.raises(UserError, match=r"^experiments/own\.yaml line 7: row 'a': vary: key 'epochs' has value 'none'"):
+        load_grid(write(project, "own", text), "digits")
+
+
+def test_a_scale_may_have_other_defaults_and_rows_win_over_them(write_grid: WriteGrid) -> None:
+    name = write_grid({}, {"epochs": 7}, defaults={"epochs": 80}, at_scale={"digits": {"epochs": 10}})
+    assert [row.runs[0].epochs for row in load_grid(name, "digits").rows] == [10, 7]
+    assert [row.runs[0].epochs for row in load_grid(name, "demo").rows] == [80, 7]
+
+
+def test_the_folder_scale_is_named_without_its_images_in_at_scale(write_grid: WriteGrid) -> None:
+    name = write_grid({}, at_scale={"folder": {"epochs": 10}})
+    assert load_grid(name, "folder-cats").rows[0].runs[0].epochs == 10
+
+
+def test_cited_rows_run_nothing_and_keep_their_facts(write_grid: WriteGrid) -> None:
+    cited = {"cited": True, "facts": {"type": "GAN", "parameters": "112M"}, "paper": {"fid": 6.95}}
+    grid = load_grid(write_grid(cited, {"facts": {"type": "AR"}}, columns=["type", "parameters"]), "digits")
+    assert [row.cited for row in grid.rows] == [True, False]
+    assert [row.facts.get("type") for row in grid.rows] == ["GAN", "AR"]
+    assert (grid.rows[0].runs, grid.rows[0].unavailable, grid.rows[0].paper) == ((), None, {"fid": 6.95})
+    assert grid.available() == [grid.rows[1]]
+
+
+def test_a_column_is_an_axis_computed_or_a_fact(write_grid: WriteGrid) -> None:
+    columns = ["epochs", "parameters", "encoder_parameters", "head_parameters", "level"]
+    assert load_grid(write_grid({"facts": {"level": "Output"}}, columns=columns), "digits").columns == columns
+    assert "columns names 'level', which is no axis" in told(write_grid({}, columns=columns), "digits")
+
+
+def test_a_sweep_samples_the_same_states_at_every_guidance_the_fixed_one_among_them(write_grid: WriteGrid) -> None:
+    name = write_grid({"arm": "mirai-i"}, guidance_sweep=[1.0, 2.0], seeds=[0, 1])
+    grid = load_grid(name, "digits")
+    (row,) = grid.rows
+    assert [[run.sampling.guidance for run in runs] for runs in row.sweep] == [[1.0, 1.0], [1.5, 1.5], [2.0, 2.0]]
+    assert row.sweep[1] == row.runs
+    states = {state_stage(run).key for runs in row.sweep for run in runs}
+    assert states == {state_stage(run).key for run in row.runs}
+    assert len(plan.measured(grid)) == 6
+    assert load_grid(write_grid({}), "digits").rows[0].sweep == ()
+
+
+def sampled(row: Row) -> str:
+    """Key of the state that a row's numbers are about."""
+    return metrics_stage(row.runs[0]).samples.state.key
+
+
+def curve(how: str, x: str = "epochs") -> dict[str, Any]:
+    return {"kind": "curve", "x": x, "curve": how}
+
+
+def test_a_trajectory_takes_states_of_each_longest_run(write_grid: WriteGrid) -> None:
+    rows = [{"arm": "mirai-e", "vary": {"epochs": [20, 80]}}, {"vary": {"epochs": [20, 40]}}]
+    grid = load_grid(write_grid(*rows, figure=curve("trajectory"), columns=["epochs"]), "digits")
+    runs = [row.runs[0] for row in grid.rows]
+    assert [(run.epochs, run.at_epoch) for run in runs] == [(80, 20), (80, None), (40, 20), (40, None)]
+    assert runs[1] == runs[0].model_copy(update={"at_epoch": None})
+    assert [row.axes["epochs"] for row in grid.rows] == [20, 80, 20, 40]
+    assert sampled(grid.rows[0]) == state_stage(runs[1]).at(20).key
+
+
+def test_a_trajectory_differs_from_separate_runs_where_lambda_depends_on_the_length(write_grid: WriteGrid) -> None:
+    def states(arm: str, how: str) -> list[str]:
+        rows = load_grid(write_grid({"arm": arm, "vary": {"epochs": [60, 80]}}, figure=curve(how)), "digits").rows
+        return [sampled(row) for row in rows]
+
+    for arm, same in (("baseline", True), ("mirai-i", True), ("mirai-e", False)):
+        first, second = states(arm, "separate"), states(arm, "trajectory")
+        assert (first[0] == second[0]) is same, arm
+        assert first[1] == second[1]
+
+
+def test_a_curve_prints_the_axis_that_it_is_drawn_along(write_grid: WriteGrid) -> None:
+    name = write_grid({}, {"arm": "mirai-i", "vary": {"num_tokens": [1, 3]}}, figure=curve("separate", "num_tokens"))
+    assert [row.axes for row in load_grid(name, "digits").rows] == [{}, {"num_tokens": 1}, {"num_tokens": 3}]
+
+
+@pytest.mark.parametrize(
+    ("keys", "sentence"),
+    [
+        ({"figure": curve("separate", "num_tokens")}, "the curve is drawn along num_tokens, which no row sets"),
+        (
+            {"figure": curve("separate", "fid")},
+            "key 'figure.x' has value 'fid': input should be 'epochs', 'num_tokens',",
+        ),
+        (
+            {"figure": {"kind": "graph"}},
+            "key 'figure.kind' has value 'graph': allowed: 'curve', 'convergence', 'samples'",
+        ),
+        (
+            {"report": "flops"},
+            "`convergence` names the grid with FID against epochs for `report: flops`, and only there",
+        ),
+        ({"convergence": "figure1"}, "`convergence` names the grid with FID against epochs for `report: flops`, and"),
+        ({"figure": {"kind": "token_maps", "layer": 13}}, "key 'figure.layer' has value 13: input should be less than"),
+        ({"guidance_sweep": [0.5]}, "key 'guidance_sweep.0' has value 0.5: input should be greater than or equal to 1"),
+    ],
+)
+def test_keys_of_a_grid_that_make_no_sense_are_refused(
+    keys: dict[str, Any], sentence: str, write_grid: WriteGrid
+) -> None:
+    assert told(write_grid({}, **keys), "digits").startswith(f"experiments/own.yaml: {sentence}")
+
+
+def test_only_a_drawing_of_neighbourhoods_needs_no_rows(write_grid: WriteGrid) -> None:
+    assert load_grid(write_grid(figure={"kind": "neighbourhoods"}), "digits").rows == ()
+    assert told(write_grid(figure={"kind": "samples"}), "digits") == (
+        "experiments/own.yaml: `rows` needs at least one row"
+    )
+
+
+TWICE = {"arm": "mirai-i", "vary": {"epochs": [15, 40], "layout": ["1D", "2D"]}}
+FLOPS = {"report": "flops"}
+CONVERGENCE = {"kind": "convergence", "classes": [0]}
+
+
+@pytest.mark.parametrize(
+    ("rows", "keys", "sentence"),
+    [
+        ([TWICE], {"figure": curve("separate")}, "figure: two rows are labelled 'row 0' at epochs 15;"),
+        (
+            [TWICE, {"arm": "baseline", "epochs": 15}],
+            {"figure": CONVERGENCE},
+            "figure: two rows are labelled 'row 0' at epochs 15;",
+        ),
+        (
+            [{"label": "a"}, {"label": "a", "size": "L"}, {"arm": "mirai-i", "num_tokens": 1}],
+            {"figure": curve("separate", "num_tokens")},
+            "figure: two rows are labelled 'a' as a level;",
+        ),
+        (
+            [{"arm": "mirai-i"}],
+            {"figure": CONVERGENCE},
+            "figure, and experiments/own.yaml has no row with `arm: baseline` whose last value is the goal",
+        ),
+        (
+            [{}, {"resolution": 384}],
+            {"figure": {"kind": "samples"}},
+            "figure: pictures side by side are of one resolution, and these rows have [32, 48]",
+        ),
+        (
+            [{}, {"resolution": 384}],
+            {"figure": {"kind": "token_maps"}},
+            "figure: pictures side by side are of one resolution, and these rows have [32, 48]",
+        ),
+        (
+            [{"cited": True}],
+            {"figure": {"kind": "samples"}},
+            "figure: there is nothing to draw, every row is cited",
+        ),
+        ([{}], {"figure": {"kind": "samples", "classes": []}}, "key 'figure.classes' has value"),
+        ([{}], FLOPS | {"convergence": "figure0"}, "convergence names 'figure0', which is no grid; grids are demo,"),
+        ([{}], FLOPS | {"convergence": "own"}, "convergence names 'own', which has no metrics against epochs;"),
+        ([{}], FLOPS | {"convergence": "table13"}, "convergence names 'table13', which has no metrics against epochs;"),
+        (
+            [{}],
+            FLOPS | {"convergence": "figure10"},
+            "convergence names 'figure10', and experiments/figure10.yaml has no row with `arm: baseline` whose last value",
+        ),
+    ],
+)
+def test_a_figure_or_table_that_could_not_be_made_of_the_rows_is_refused_before_they_are_trained(
+    rows: list[dict[str, Any]], keys: dict[str, Any], sentence: str, write_grid: WriteGrid
+) -> None:
+    assert told(write_grid(*rows, **keys), "digits").startswith(f"experiments/own.yaml: {sentence}")

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from mirai.experiments import plan, stages
-from mirai.experiments.grid import grid_names, load_grid
+from mirai.experiments.grid import load_grid
+from mirai.experiments.grid_files import grid_names
 from mirai.experiments.recipe import Model, Schedule
 from mirai.experiments.scale import load_scale
 from mirai.experiments.stages import REVISIONS, STAGES, Stage, hashed, metrics_stage
@@ -39,7 +40,7 @@ def test_no_key_of_the_paper_has_changed(project: Path) -> None:
     ]
     assert not renamed, (
         f"{len(renamed)} keys changed, first {renamed[0]}. Finished results would be made again under new names. "
-        "A new field that keeps the old behaviour goes into ADDED (mirai/experiments/stages.py); where numbers really "
+        "A new field that keeps the old behaviour goes into ADDED (mirai/experiments/revisions.py); where numbers really "
         "change, raise that stage's REVISION and run `python -m tests.experiments.golden_keys`."
     )
 

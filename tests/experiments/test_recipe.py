@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import Any, Literal
 
 import pytest
 from pydantic import ValidationError
 
 from mirai.errors import UserError
 from mirai.experiments.grid import load_grid
-from mirai.experiments.recipe import Head, Training
+from mirai.experiments.offsets import grid_offsets, scan_offsets, written_later
+from mirai.experiments.recipe import Head, Run, Training
 from mirai.experiments.scale import Scale, load_scale
 from mirai.experiments.yaml_input import validate
+from mirai.foresight.neighbourhoods import targets_of
+from mirai.models.order import TokenOrder
 
 
 @pytest.fixture
@@ -142,9 +146,11 @@ def test_a_schedule_has_as_many_values_as_its_kind_takes(write_grid: Any, schedu
         ({"offsets": [[1, 0]], "layout": "1D"}, "offset (1, 0) is not foresight"),
         ({"offsets": []}, "`offsets` must name at least one position and none twice; got ()"),
         ({"offsets": [[0, 0], [0, 0]]}, "`offsets` must name at least one position and none twice"),
-        ({"offsets": [[8, 0]]}, "offset (8, 0) leaves the 8x8 token grid everywhere"),
-        ({"offsets": [[1, -8]]}, "offset (1, -8) leaves the 8x8 token grid everywhere"),
-        ({"num_tokens": 65, "layout": "1D"}, "offset (0, 64) leaves the 8x8 token grid everywhere"),
+        ({"offsets": [[16, 0]]}, "offset (16, 0) leaves the 16x16 token grid everywhere"),
+        ({"offsets": [[1, -16]]}, "offset (1, -16) leaves the 16x16 token grid everywhere"),
+        ({"num_tokens": 257, "layout": "1D"}, "offset (0, 256) leaves the 16x16 token grid everywhere"),
+        ({"offsets": [[8, -15]], "token_order": "par-4x"}, "offset (8, -15) is nowhere foresight in order par-4x"),
+        ({"align_layer": 13}, "align_layer 13 (in twelfths of the depth) is no block of a model with 12 layers"),
         ({"num_tokens": 3, "offsets": [[0, 0]]}, "give num_tokens or offsets, not both"),
         ({"epochs": 15}, "warmup_epochs 15 leaves no epoch of 15 for foresight"),
         ({"warmup_epochs": 80}, "warmup_epochs 80 leaves no epoch of 80 for foresight"),
@@ -154,16 +160,67 @@ def test_an_impossible_foresight_is_refused_in_one_sentence(
     write_grid: Any, axes: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(UserError) as caught:
-        load_grid(write_grid({"arm": "mirai-e", **axes}), "demo")
-    assert str(caught.value).startswith(f"experiments/own.yaml: row 'row 0': {sentence}")
+        load_grid(write_grid({"arm": "mirai-e", **axes}), "imagenet256")
+    assert str(caught.value).startswith(f"experiments/own.yaml line 3: row 'row 0': {sentence}")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"foresight": {"layer": 13}}, "foresight layer 13 is above the model's depth 12"),
+        ({"foresight": {"teacher_layer": 13}}, "foresight teacher_layer 13 is above the model's depth 12"),
+        ({"foresight": {"layer": None}}, "foresight at the internal level needs a `layer` to align and a `head`"),
+        ({"foresight": {"head": None}}, "foresight at the internal level needs a `layer` to align and a `head`"),
+        ({"foresight": {"source": "pretrained"}}, "`teacher` is given exactly when `source` is 'pretrained'"),
+        ({"foresight": {"teacher": {"epochs": 5}}}, "`teacher` is given exactly when `source` is 'pretrained'"),
+        ({"foresight": {"source": "encoder"}}, "`encoder` is given exactly when `source` is 'encoder'"),
+        ({"foresight": {"source": None}}, "output-level foresight predicts tokens: `source` is null there"),
+        ({"foresight": {"schedule": None}}, "foresight without a `schedule` has no lambda"),
+        ({"at_epoch": 81}, "at_epoch 81 is after the last of 80 epochs"),
+    ],
+)
+def test_an_impossible_run_is_refused_in_one_sentence(write_grid: Any, change: dict[str, Any], sentence: str) -> None:
+    content = load_grid(write_grid({"arm": "mirai-e", "epochs": 80}), "demo").rows[0].runs[0].model_dump(mode="json")
+    foresight = content["foresight"] | change.get("foresight", {})
+    with pytest.raises(ValidationError) as caught:
+        Run.model_validate_json(json.dumps(content | change | {"foresight": foresight}))
+    assert f"Value error, {sentence}" in str(caught.value)
+
+
+@pytest.mark.parametrize("side", [4, 8])
+@pytest.mark.parametrize("across", [1, 2, 4])
+@pytest.mark.parametrize("layout", ["1D", "2D"])
+def test_what_a_model_writes_later_is_known_without_torch(side: int, across: int, layout: Literal["1D", "2D"]) -> None:
+    """The same pairs as in training, where the model's own order decides."""
+    if side == across:
+        return
+    positions = TokenOrder(side, across**2).positions()
+    for offset in scan_offsets(side * side) if layout == "1D" else grid_offsets(2 * side):
+        index, inside = targets_of((offset,), layout, side)
+        later = (positions[index] >= positions[:, None])[inside]
+        assert list(written_later(offset, layout, side, across)) == later.tolist()
 
 
 def test_the_last_position_of_a_scan_is_still_foresight(write_grid: Any) -> None:
     assert load_grid(write_grid({"arm": "mirai-e", "layout": "1D", "num_tokens": 64}), "demo").rows[0].runs
 
 
+@pytest.mark.parametrize(("resolution", "order", "across", "side"), [(36, "par-4x", 2, 9), (16, "par-16x", 4, 4)])
+def test_par_needs_equal_regions_of_several_tokens(
+    project: Any, resolution: int, order: str, across: int, side: int
+) -> None:
+    run = load_grid("demo", "demo").rows[0].runs[0].model_dump()
+    run["data"]["resolution"], run["model"]["token_order"] = resolution, order
+    with pytest.raises(ValidationError) as caught:
+        Run.model_validate(run)
+    assert (
+        f"token_order {order} cuts the grid into {across}x{across} equal regions of several tokens, "
+        f"so {across} must be a proper divisor of its side, which is {side} tokens"
+    ) in str(caught.value)
+
+
 def test_a_resolution_must_be_whole_tokens(project: Any) -> None:
     path = project / "experiments/scales/demo.yaml"
-    path.write_text(path.read_text().replace("resolution: 32", "resolution: 30"))
+    path.write_text(path.read_text().replace("resolution: 32", "resolution: 30").replace("256: 32", "256: 30"))
     with pytest.raises(UserError, match="resolution 30 is no multiple of the tokenizer's downsampling 4"):
         load_grid("demo", "demo")

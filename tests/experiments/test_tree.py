@@ -117,6 +117,43 @@ def test_sizes_share_nothing(state_of: StateOf) -> None:
     assert shared_epochs(state_of(size="B"), state_of(size="L")) == 0
 
 
+def teacher_of(state: StateStage) -> StateStage:
+    """The finished baseline behind the last phase."""
+    teacher = state.teacher_stage(state.timeline[-1])
+    assert teacher is not None
+    return teacher
+
+
+PRETRAINED = {"arm": "mirai-e", "ema": "pretrained"}
+
+
+def test_a_pretrained_teacher_is_the_finished_baseline_of_seed_0_unless_told(
+    write_grid: Callable[..., str], state_of: StateOf
+) -> None:
+    grid = load_grid(
+        write_grid(PRETRAINED, PRETRAINED | {"ema_epochs": 100, "ema_seed": 1}, seeds=[0, 1]), "imagenet256"
+    )
+    teachers = [[teacher_of(state_stage(run)).key for run in row.runs] for row in grid.rows]
+    finished = state_of(epochs=300)
+    assert teachers[0] == [finished.key] * 2, "whatever the seed of the student"
+    (other,) = set(teachers[1])
+    assert finished.at(100).key != other
+    assert other == state_stage(load_grid(write_grid({"epochs": 100}, seeds=[1]), "imagenet256").rows[0].runs[0]).key
+
+
+def test_a_pretrained_teacher_trains_as_its_model_does(state_of: StateOf) -> None:
+    """XL with its cosine of the learning rate over the teacher's own epochs, PAR in its own order."""
+    for axes in ({"size": "XL"}, {"token_order": "par-4x"}):
+        assert teacher_of(state_of(**PRETRAINED, **axes)).key == state_of(**axes, epochs=300).key
+
+
+def test_a_state_with_a_pretrained_teacher_shares_with_the_baseline_what_it_warms_up(state_of: StateOf) -> None:
+    assert shared_epochs(state_of(**PRETRAINED), state_of()) == 0
+    assert shared_epochs(state_of(**PRETRAINED, warmup_epochs=15), state_of()) == 15
+    assert shared_epochs(state_of(**PRETRAINED), state_of(**PRETRAINED, ema_epochs=100)) == 0
+    assert shared_epochs(state_of(**PRETRAINED), state_of(**PRETRAINED, epochs=300)) == 40
+
+
 def test_a_timeline_says_lambda_over_epochs_with_warm_up_as_plain_training(state_of: StateOf) -> None:
     assert settings(state_of()) == [(80, None)]
     assert settings(state_of(arm="mirai-i")) == [(80, 2.0)]
@@ -342,14 +379,53 @@ def test_a_collected_optimiser_is_restored_from_what_training_needed(project: Pa
     assert plan.restore_inputs(state.key) == []
 
 
-def test_a_table_waits_for_the_metrics_of_its_rows_and_a_picture_for_less(project: Path) -> None:
+def test_a_state_waits_for_the_weights_of_its_teacher_which_grows_on_the_ladder(
+    project: Path, write_grid: Callable[..., str]
+) -> None:
+    grid = plan.plan_grid(write_grid(PRETRAINED), "imagenet256")
+    state = state_stage(grid.rows[0].runs[0])
+    teacher = teacher_of(state)
+    assert plan.lookup(teacher.key).parent == teacher.at(200).key
+    weights = paths.manifest("state", teacher.key)
+    assert plan.inputs(state.at(10).key) == [paths.manifest("codes", state.codes_stage().key), weights]
+    assert weights in plan.restore_inputs(state.key)
+    assert teacher.needs() == [state.codes_stage()]
+
+
+def test_a_job_goes_on_with_a_state_only_once_its_teacher_is_there(
+    project: Path, write_grid: Callable[..., str]
+) -> None:
+    grid = plan.plan_grid(write_grid(PRETRAINED | {"warmup_epochs": 15}), "imagenet256")
+    state = state_stage(grid.rows[0].runs[0]).at(20)
+    made = [("codes", state.codes_stage().key), ("state", state.at(15).key), ("state", teacher_of(state).key)]
+    for kind, key in made:
+        assert not plan.ready(state.key)
+        paths.manifest(kind, key).parent.mkdir(parents=True)
+        paths.manifest(kind, key).write_text("{}")
+    assert not plan.ready(state.key), "the optimiser of its trunk is not there"
+    paths.resume(state.at(15).key).write_text("{}")
+    assert plan.ready(state.key)
+
+
+def test_a_frozen_recipe_knows_its_teacher(project: Path, write_grid: Callable[..., str]) -> None:
+    grid = plan.plan_grid(write_grid(PRETRAINED), "imagenet256")
+    state = state_stage(grid.rows[0].runs[0])
+    freeze_everything()
+    forget()
+    (project / "experiments/own.yaml").unlink()
+    assert plan.lookup(state.key).stage == state
+    assert plan.lookup(teacher_of(state).key).parent == teacher_of(state).at(200).key
+
+
+def test_a_table_waits_for_the_metrics_of_its_rows_and_a_picture_for_less(write_grid: Callable[..., str]) -> None:
     grid = plan.plan_grid("table2", "imagenet256")
     metrics = [metrics_stage(run) for row in grid.rows for run in row.runs]
     assert plan.table_inputs("table2", "imagenet256") == [paths.manifest("metrics", stage.key) for stage in metrics]
+    drawn = {kind: write_grid(extends="table2", figure={"kind": kind}, name=kind) for kind in ("samples", "token_maps")}
     samples = [paths.manifest("samples", stage.samples.key) for stage in metrics]
-    assert plan.figure_inputs("table2", "imagenet256", "samples") == samples
+    assert plan.figure_inputs(drawn["samples"], "imagenet256") == samples
     states = [paths.manifest("state", stage.samples.state.key) for stage in metrics]
-    assert plan.figure_inputs("table2", "imagenet256", "token_maps") == states
+    assert plan.figure_inputs(drawn["token_maps"], "imagenet256") == states
 
 
 def test_a_trunk_of_plain_training_needs_no_encoder(project: Path) -> None:

@@ -1,4 +1,4 @@
-"""The EMA teacher on a toy causal decoder whose state at slot s is the running sum of what it was fed."""
+"""The EMA teacher on a toy causal decoder whose states are running sums of what it was fed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ B, N, D = 2, 6, 8
 
 
 class RunningSum(nn.Module):
-    """Slot s has consumed the class and tokens 0..s-1. Dropout shows the mode, `layers_run` the depth."""
+    """A state is the sum of the class and the tokens before its cell, or up to it. Dropout shows the mode, `layers_run`
+    the depth."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -20,10 +21,11 @@ class RunningSum(nn.Module):
         self.dropout = nn.Dropout(0.5)
         self.layers_run = 0
 
-    def hidden_states(self, tokens: Tensor, labels: Tensor, layer: int) -> Tensor:
+    def hidden_states(self, tokens: Tensor, labels: Tensor, layer: int, consumed: bool) -> Tensor:
         self.layers_run = layer
         fed = torch.cat([self.labels(labels)[:, None], self.tokens(tokens)], dim=1)
-        return self.dropout(fed).cumsum(dim=1)
+        sums = self.dropout(fed).cumsum(dim=1)
+        return sums[:, 1:] if consumed else sums[:, :-1]
 
 
 @pytest.fixture
@@ -40,17 +42,17 @@ def changed_cells(teacher: EMATeacher, tokens: Tensor, labels: Tensor, cell: int
     return difference.nonzero().flatten().tolist()
 
 
-def test_with_slot_shift_the_target_of_a_cell_has_consumed_its_token_and_no_later_one(inputs: tuple) -> None:
+def test_a_consuming_target_of_a_cell_has_consumed_its_token_and_no_later_one(inputs: tuple) -> None:
     model, tokens, labels = inputs
-    teacher = EMATeacher(model, layer=2, slot_shift=1)
+    teacher = EMATeacher(model, layer=2, consumed=True)
     assert teacher(tokens, labels).shape == (B, N, D)
     assert changed_cells(teacher, tokens, labels, cell=2) == [2, 3, 4, 5]
     assert changed_cells(teacher, tokens, labels, cell=N - 1) == [N - 1]
 
 
-def test_without_slot_shift_the_target_of_a_cell_has_consumed_the_tokens_before_it_only(inputs: tuple) -> None:
+def test_a_predicting_target_of_a_cell_has_consumed_the_tokens_before_it_only(inputs: tuple) -> None:
     model, tokens, labels = inputs
-    teacher = EMATeacher(model, layer=2, slot_shift=0)
+    teacher = EMATeacher(model, layer=2, consumed=False)
     assert teacher(tokens, labels).shape == (B, N, D)
     assert changed_cells(teacher, tokens, labels, cell=2) == [3, 4, 5]
     assert changed_cells(teacher, tokens, labels, cell=N - 1) == []
@@ -58,13 +60,13 @@ def test_without_slot_shift_the_target_of_a_cell_has_consumed_the_tokens_before_
 
 def test_the_two_readings_are_the_same_states_one_slot_apart(inputs: tuple) -> None:
     model, tokens, labels = inputs
-    consumed, same_slot = (EMATeacher(model, 2, shift)(tokens, labels) for shift in (1, 0))
+    consumed, same_slot = (EMATeacher(model, 2, reading)(tokens, labels) for reading in (True, False))
     assert torch.equal(consumed[:, :-1], same_slot[:, 1:])
 
 
 def test_the_teacher_has_no_dropout_no_gradient_and_runs_only_its_layers(inputs: tuple) -> None:
     model, tokens, labels = inputs
-    teacher = EMATeacher(model.train(), layer=2, slot_shift=1)
+    teacher = EMATeacher(model.train(), layer=2, consumed=True)
     targets = teacher(tokens, labels)
     assert torch.equal(targets, teacher(tokens, labels))
     assert not targets.requires_grad
@@ -73,7 +75,7 @@ def test_the_teacher_has_no_dropout_no_gradient_and_runs_only_its_layers(inputs:
 
 def test_a_teacher_switched_to_training_mode_is_refused(inputs: tuple) -> None:
     model, tokens, labels = inputs
-    teacher = EMATeacher(model, layer=2, slot_shift=1)
+    teacher = EMATeacher(model, layer=2, consumed=True)
     model.train()
     with pytest.raises(AssertionError, match="training mode"):
         teacher(tokens, labels)
@@ -81,5 +83,5 @@ def test_a_teacher_switched_to_training_mode_is_refused(inputs: tuple) -> None:
 
 def test_an_owner_of_a_teacher_does_not_own_its_parameters(inputs: tuple) -> None:
     owner = nn.Module()
-    owner.teacher = EMATeacher(inputs[0], layer=1, slot_shift=1)
+    owner.teacher = EMATeacher(inputs[0], layer=1, consumed=True)
     assert list(owner.parameters()) == []

@@ -12,6 +12,8 @@ from mirai.foresight.encoder_training import MaskedAutoEncoder, train_encoder
 from mirai.foresight.vit import SmallViT
 from mirai.randomness import stream
 
+pytestmark = pytest.mark.full
+
 CLASSES = 3
 
 

@@ -154,7 +154,7 @@ def test_a_saved_vit_gives_the_same_features(tmp_path: Path) -> None:
     vit, images = small_vit(), pictures(16)
     save_vit(tmp_path, vit, {"loss": None})
     recipe = Encoder(name="vit-random", training=TRAINING, layer=1, block_size=4)
-    assert torch.equal(open_encoder(recipe, tmp_path)(images), SmallEncoder(vit, 1, 4)(images))
+    assert torch.equal(open_encoder(recipe, tmp_path, grid_side=4)(images), SmallEncoder(vit, 1, 4)(images))
 
 
 def test_an_altered_weights_file_is_named(tmp_path: Path) -> None:
@@ -173,31 +173,15 @@ def test_timm_weights_come_from_the_file_given(tmp_path: Path) -> None:
     save_file(vit.state_dict(), tmp_path / "vit.safetensors")
     before = torch.random.get_rng_state()
     recipe = Encoder(name="vit-tiny", timm="vit_tiny_patch16_224", image_size=64)
-    loaded = open_encoder(recipe, tmp_path / "vit.safetensors")
+    loaded = open_encoder(recipe, tmp_path / "vit.safetensors", grid_side=4)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert torch.equal(loaded(pictures(64)), TimmEncoder(vit, 64)(pictures(64)))
 
 
-def test_timm_weights_that_are_missing_damaged_or_unreachable_are_told_in_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_timm_weights_that_are_missing_or_damaged_are_told_in_one_sentence(tmp_path: Path) -> None:
     name, damaged = "vit_tiny_patch16_224", tmp_path / "damaged.safetensors"
     damaged.write_bytes(b"no weights")
     with pytest.raises(UserError, match=r"the weights file .*absent\.safetensors is missing"):
         load_timm(name, 64, tmp_path / "absent.safetensors")
-    with pytest.raises(UserError, match=r"no weights from .*damaged\.safetensors"):
+    with pytest.raises(UserError, match=r"damaged\.safetensors is truncated or no safetensors file"):
         load_timm(name, 64, damaged)
-
-    def no_route(*_: object, **__: object) -> None:
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(timm, "create_model", no_route)
-    with pytest.raises(UserError, match=r"no weights from the hub and its cache .*: no route to host"):
-        load_timm(name, 64, None)
-
-
-def test_a_name_that_is_no_timm_vit_is_refused() -> None:
-    with pytest.raises(UserError, match="'dinov9' is no timm model"):
-        load_timm("dinov9", 64, None)
-    with pytest.raises(UserError, match="'resnet18' takes no image size"):
-        load_timm("resnet18", 64, None)

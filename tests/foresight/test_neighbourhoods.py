@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from mirai.experiments.offsets import grid_offsets, scan_offsets
 from mirai.foresight.neighbourhoods import targets_of
@@ -55,6 +56,42 @@ def test_three_grid_offsets_have_256_240_240_pairs_on_the_papers_grid() -> None:
     _, valid = targets_of(grid_offsets(3), "2D", 16)
     assert valid.sum(dim=0).tolist() == [256, 240, 240]
     assert valid[255].tolist() == [True, False, False]
+
+
+def par_positions(side: int, across: int) -> torch.Tensor:
+    """Place of every cell in PAR's sequence: local cell by local cell, each in all regions (reference 5)."""
+    row, column = torch.arange(side)[:, None], torch.arange(side)
+    region = side // across
+    local = region * (row % region) + column % region
+    return (across**2 * local + across * (row // region) + column // region).flatten()
+
+
+def test_neighbours_that_par_writes_earlier_are_missing() -> None:
+    positions = par_positions(4, 2)
+    right = [1, NONE, 3, NONE, 5, NONE, 7, NONE, 9, NONE, 11, NONE, 13, NONE, 15, NONE]
+    below = [4, 5, 6, 7, NONE, NONE, NONE, NONE, 12, 13, 14, 15, NONE, NONE, NONE, NONE]
+    index, valid = targets_of(((0, 0), (0, 1), (1, 0)), "2D", 4, positions)
+    assert index.where(valid, NONE).T.tolist() == [list(range(16)), right, below]
+    assert index[1].tolist() == [1, 1, 5]  # a missing pair carries the cell itself
+
+
+@pytest.mark.parametrize(("across", "seams"), [(2, 16), (4, 48)])
+def test_on_the_papers_grid_par_loses_the_seams_between_regions(across: int, seams: int) -> None:
+    _, valid = targets_of(grid_offsets(3), "2D", 16, par_positions(16, across))
+    assert valid.sum(dim=0).tolist() == [256, 240 - seams, 240 - seams]
+
+
+def test_neighbours_of_a_group_written_at_once_are_not_past() -> None:
+    """Two columns on is the same place in the next region: another member of the same group."""
+    _, valid = targets_of(((0, 2), (2, 0)), "2D", 4, par_positions(4, 2))
+    assert valid.sum(dim=0).tolist() == [8, 8]
+
+
+@pytest.mark.parametrize("layout", ["1D", "2D"])
+def test_the_raster_scan_is_the_order_that_is_meant_without_one(layout: str) -> None:
+    offsets = scan_offsets(6) if layout == "1D" else grid_offsets(9)
+    given = targets_of(offsets, layout, 4, torch.arange(16))
+    assert all(torch.equal(*pair) for pair in zip(given, targets_of(offsets, layout, 4), strict=True))
 
 
 def test_grid_offsets_are_nearest_first_and_never_before_the_current_position() -> None:

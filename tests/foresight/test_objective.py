@@ -12,13 +12,15 @@ import torch
 from golden_weights import GOLDEN, golden_tensor
 from torch import Tensor, nn
 
+from mirai.errors import UserError
 from mirai.experiments.offsets import grid_offsets, scan_offsets
 from mirai.experiments.recipe import Foresight, Head
 from mirai.foresight import losses
-from mirai.foresight.heads import projection_head, token_head
+from mirai.foresight.heads import TransformerHead, projection_head, token_head
 from mirai.foresight.losses import cosine, pair_mean, token_cross_entropy, unit
 from mirai.foresight.neighbourhoods import targets_of
 from mirai.foresight.objective import ForesightObjective
+from mirai.models.order import TokenOrder
 
 B, SIDE, D, C, V = 3, 4, 16, 12, 20
 N = SIDE**2
@@ -54,6 +56,74 @@ def test_a_head_starts_xavier_uniform_with_zero_biases() -> None:
         bound = (6 / sum(layer.weight.shape)) ** 0.5
         assert 0.95 * bound < layer.weight.abs().max() <= bound
         assert not layer.bias.any()
+
+
+def test_a_transformer_head_has_the_papers_number_of_parameters() -> None:
+    """Table 9: 7.68M. Two LayerNorms, attention, MLP of ratio 4, and the map to C."""
+    with torch.device("meta"):
+        head = TransformerHead(768, 768, torch.Generator())
+    count = 2 * 2 * 768 + 4 * (768**2 + 768) + (2 * 4 * 768**2 + 5 * 768) + (768**2 + 768)
+    assert sum(parameter.numel() for parameter in head.parameters()) == count == 7_678_464
+
+
+def test_a_transformer_head_mixes_all_cells_and_an_mlp_none() -> None:
+    """A change at the last cell reaches the first one: attention is not masked."""
+    hidden = normal(1, N, D)
+    other = hidden.clone()
+    other[:, -1, 0] += 1
+    for head, reached in ((TransformerHead(D, C, generator()), N), (projection_head(D, 24, C, generator()), 1)):
+        assert head(hidden).shape == (1, N, C)
+        assert (head(hidden) - head(other)).abs().amax(dim=(0, 2)).count_nonzero() == reached
+
+
+def test_a_causal_transformer_head_sees_no_cell_that_the_model_writes_later() -> None:
+    """In raster order and in PAR's; the same weights as without a mask."""
+    hidden = normal(1, N, D).requires_grad_()
+    for positions in (None, TokenOrder(SIDE, 4).positions()):
+        foresight = Foresight(source="ema", offsets=((0, 0),), head=Head(kind="causal-transformer"))
+        objective = ForesightObjective(foresight, D, C, SIDE, generator(), positions)
+        (head,) = objective.heads
+        order = torch.arange(N) if positions is None else positions
+        for cell in range(N):
+            (gradient,) = torch.autograd.grad(head(hidden)[0, cell].sum(), hidden)
+            seen = gradient[0].abs().sum(dim=-1) > 0
+            assert torch.equal(seen, order <= order[cell])
+        unmasked = TransformerHead(D, C, generator())
+        assert {*objective.heads[0].state_dict()} == {*unmasked.state_dict()}
+
+
+def test_a_transformer_head_is_a_block_of_four_heads_and_a_linear_map() -> None:
+    """Against torch's own layers: LN, self-attention, residual, LN, GELU MLP of ratio 4, residual, linear (Sec. B)."""
+    head = TransformerHead(D, C, generator())
+    block, linear = head
+    for parameter in head.parameters():
+        nn.init.normal_(parameter, std=0.3, generator=generator(5))
+    attention = nn.MultiheadAttention(D, 4, batch_first=True)
+    attention.load_state_dict(
+        {
+            "in_proj_weight": block.qkv.weight,
+            "in_proj_bias": block.qkv.bias,
+            "out_proj.weight": block.out.weight,
+            "out_proj.bias": block.out.bias,
+        }
+    )
+    hidden = normal(B, N, D)
+    normed = block.norm_attention(hidden)
+    x = hidden + attention(normed, normed, normed, need_weights=False)[0]
+    x = x + block.down(nn.functional.gelu(block.up(block.norm_mlp(x))))
+    torch.testing.assert_close(head(hidden), linear(x), rtol=1e-4, atol=1e-4)
+
+
+def test_an_objective_has_one_transformer_head_per_offset_whose_gradient_reaches_the_student() -> None:
+    foresight = Foresight(source="ema", offsets=grid_offsets(3), head=Head(kind="transformer"))
+    objective = ForesightObjective(foresight, D, C, SIDE, generator())
+    assert len(objective.heads) == 3
+    hidden = normal(B, N, D).requires_grad_()
+    loss, _ = objective.loss(hidden, normal(B, N, C, seed=2))
+    loss.backward()
+    assert hidden.grad.abs().sum() > 0
+    biases_and_norms = {name for name, parameter in objective.named_parameters() if parameter.ndim < 2}
+    assert all(name.endswith("bias") or "norm" in name for name in biases_and_norms)
 
 
 def test_heads_draw_from_their_own_stream_only() -> None:
@@ -138,6 +208,37 @@ def test_invalid_pairs_change_nothing_even_when_they_are_not_finite() -> None:
         assert torch.equal(pair_mean(values, valid, borders), pair_mean(spoilt, valid, borders))
 
 
+def test_neighbours_that_the_model_writes_earlier_do_not_count() -> None:
+    """Cell 1 is written before cell 0, so that the right neighbour of cell 0 is past."""
+    foresight = Foresight(source="ema", offsets=((0, 1),), head=Head(width=24))
+    objective = ForesightObjective(foresight, D, C, SIDE, generator(), torch.tensor([1, 0, *range(2, N)]))
+    hidden, targets = normal(B, N, D), normal(B, N, C, seed=2)
+    loss, _ = objective.loss(hidden, targets)
+    cells = torch.tensor([cell for cell in range(1, N) if cell % SIDE < SIDE - 1])
+    pairs = torch.cosine_similarity(objective.heads[0](hidden[:, cells]), targets[:, cells + 1], dim=-1)
+    torch.testing.assert_close(loss, -pairs.mean())
+
+
+def test_neighbours_that_the_model_writes_earlier_count_where_seams_are_kept() -> None:
+    order = torch.tensor([1, 0, *range(2, N)])
+    kept, masked, raster = (
+        ForesightObjective(
+            Foresight(source="ema", offsets=grid_offsets(3), seams=seams, head=Head(width=24)),
+            *(D, C, SIDE, generator(), positions),
+        )
+        for seams, positions in (("keep", order), ("mask", order), ("mask", None))
+    )
+    assert torch.equal(kept.valid, raster.valid)
+    assert torch.equal(kept.index, raster.index)
+    assert masked.valid.sum() == raster.valid.sum() - 1
+
+
+def test_an_offset_that_is_past_wherever_it_exists_is_refused() -> None:
+    foresight = Foresight(source="ema", offsets=grid_offsets(3), head=Head(width=24))
+    with pytest.raises(UserError, match=r"offset \(0, 1\) is nowhere foresight"):
+        ForesightObjective(foresight, D, C, SIDE, generator(), torch.arange(N).flip(0))
+
+
 def test_borders_say_by_what_the_sum_is_divided() -> None:
     _, valid = targets_of(grid_offsets(3), "2D", SIDE)
     ones = torch.ones(B, N, 3)
@@ -211,6 +312,21 @@ def test_cross_entropy_in_chunks_equals_the_whole_with_its_gradient(monkeypatch:
     torch.testing.assert_close(results[0][0], whole.view(B, N).detach())
     for chunked, together in zip(*results, strict=True):
         torch.testing.assert_close(chunked, together)
+
+
+def test_logits_of_all_tokens_are_never_kept_for_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 16,384 codes and 576 tokens those of one image and one head alone would be 38 MB."""
+    monkeypatch.setattr(losses, "ROWS_PER_CHUNK", 4)
+    objective = output_level(grid_offsets(3), "2D")
+    kept: list[int] = []
+    tokens = torch.randint(V, (B, N), generator=generator())
+    hidden = normal(B, N, D).requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()) or tensor, lambda x: x):
+        loss, _ = objective.loss(hidden, tokens, torch.zeros(B, N))
+    assert max(kept) < B * N * V
+    assert not [count for count in kept if count == 4 * V], "chunks are computed again"
+    loss.backward()
+    assert hidden.grad is not None
 
 
 def test_the_documented_example_runs_and_learns() -> None:

@@ -12,13 +12,12 @@ from mirai.experiments import recipe
 from mirai.models.transformer import Transformer
 from mirai.sampling.generate import filter_logits, generate, guide, sample_tokens
 
-FOLDER = GOLDEN / "llamagen_gpt"
-CONFIG = json.loads((FOLDER / "config.json").read_text())
+ORDERS = [("raster", 4), ("par-4x", 4), ("par-16x", 8)]
 
 
-def golden_model(attention: str = "flash") -> Transformer:
-    model = recipe.Model(num_layers=3, num_heads=4, width=64)
-    transformer = Transformer(model, num_classes=10, codebook_size=96, grid_side=4, attention=attention)  # type: ignore[arg-type]
+def golden_model(attention: str = "flash", order: str = "raster", side: int = 4) -> Transformer:
+    model = recipe.Model(num_layers=3, num_heads=4, width=64, token_order=order)  # type: ignore[arg-type]
+    transformer = Transformer(model, num_classes=10, codebook_size=96, grid_side=side, attention=attention)  # type: ignore[arg-type]
     load_golden(transformer)
     return transformer.eval()
 
@@ -34,15 +33,38 @@ def draw(logits: Tensor, u: float, temperature: float = 1.0, top_k: int = 0, top
 
 @pytest.mark.parametrize("attention", ["flash", "explicit"])
 @pytest.mark.parametrize("guidance", [2, 1])
-def test_greedy_generation_equals_the_reference(attention: str, guidance: int) -> None:
-    with np.load(FOLDER / "generate.npz") as file:
-        labels, expected = torch.from_numpy(file["labels"]), torch.from_numpy(file[f"tokens_cfg{guidance}"])
-    codes = generate(golden_model(attention), labels, uniforms(len(labels)), guidance=float(guidance), top_k=1)
+@pytest.mark.parametrize(
+    ("folder", "order", "array"), [("llamagen_gpt", "raster", "tokens"), ("par", "par-4x", "raster_tokens")]
+)
+def test_greedy_generation_equals_the_reference(
+    attention: str, guidance: int, folder: str, order: str, array: str
+) -> None:
+    with np.load(GOLDEN / folder / "generate.npz") as file:
+        labels, expected = torch.from_numpy(file["labels"]), torch.from_numpy(file[f"{array}_cfg{guidance}"])
+    model = golden_model(attention, order)
+    codes = generate(model, labels, uniforms(len(labels)), guidance=float(guidance), top_k=1)
     assert torch.equal(codes, expected)
 
 
-def test_a_sample_depends_only_on_its_own_label_and_numbers() -> None:
-    model, labels, numbers = golden_model().double(), torch.tensor([3, 1, 4, 1, 5, 9, 2, 6]), uniforms(8)
+@pytest.mark.parametrize(
+    ("order", "side", "passes"),
+    [("raster", 4, 16), ("par-4x", 4, 7), ("par-4x", 16, 67), ("par-4x", 24, 147), ("par-16x", 24, 51)],
+)
+def test_an_image_takes_one_forward_pass_a_group(order: str, side: int, passes: int) -> None:
+    reference = json.loads((GOLDEN / "par" / "config.json").read_text())["forward_passes"]
+    assert passes == reference["cfg2"] or (order, side) != ("par-4x", 4)
+    size = recipe.Model(num_layers=1, num_heads=1, width=4, ffn_multiple=4, token_order=order)  # type: ignore[arg-type]
+    model = Transformer(size, num_classes=2, codebook_size=8, grid_side=side).eval()
+    rows: list[int] = []
+    model.norm.register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
+    generate(model, torch.tensor([1]), uniforms(1, tokens=side**2), guidance=2.0)
+    assert rows == [2] * passes  # label and null together
+
+
+@pytest.mark.parametrize(("order", "side"), ORDERS)
+def test_a_sample_depends_only_on_its_own_label_and_numbers(order: str, side: int) -> None:
+    model, labels = golden_model(order=order, side=side).double(), torch.tensor([3, 1, 4, 1, 5, 9, 2, 6])
+    numbers = uniforms(8, tokens=side**2)
     together = generate(model, labels, numbers, guidance=2.0)
     alone = torch.cat([generate(model, labels[i : i + 1], numbers[i : i + 1], guidance=2.0) for i in range(8)])
     threes = torch.cat([generate(model, labels[i : i + 3], numbers[i : i + 3], guidance=2.0) for i in (0, 3, 6)])
@@ -57,27 +79,31 @@ def test_generation_leaves_the_global_generator_alone() -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_guidance_one_samples_the_conditional_model_without_a_second_half() -> None:
-    model, labels, numbers = golden_model().double(), torch.tensor([0, 7]), uniforms(2)
+@pytest.mark.parametrize(("order", "side"), ORDERS)
+def test_guidance_one_samples_the_conditional_model_without_a_second_half(order: str, side: int) -> None:
+    """Token n of the sequence is drawn by number n from the logits that the model has for its cell."""
+    model, labels = golden_model(order=order, side=side).double(), torch.tensor([0, 7])
+    numbers = uniforms(2, tokens=side**2)
     batches = []
     hook = model.cls_embedding.register_forward_hook(lambda _, inputs, __: batches.append(len(inputs[0])))
     codes = generate(model, labels, numbers, guidance=1.0)
     hook.remove()
     assert batches == [2]
-    logits, _ = model(codes[:, :-1], labels)  # teacher-forced on its own output
-    for position in range(16):
-        redrawn = sample_tokens(logits[:, position].detach(), numbers[:, position], temperature=1.0, top_k=0, top_p=1.0)
-        assert torch.equal(redrawn, codes[:, position])
+    logits, _ = model(codes, labels)  # teacher-forced on its own output
+    for position, cell in enumerate(model.order.cells().tolist()):
+        redrawn = sample_tokens(logits[:, cell].detach(), numbers[:, position], temperature=1.0, top_k=0, top_p=1.0)
+        assert torch.equal(redrawn, codes[:, cell])
 
 
 def test_guidance_moves_away_from_the_unconditional_logits() -> None:
     assert guide(torch.tensor([[3.0, 1.0], [1.0, 2.0]]), 2.0).tolist() == [[5.0, 0.0]]
 
 
-def test_progress_counts_every_token() -> None:
-    counts: list[int] = []
-    generate(golden_model(), torch.tensor([1]), uniforms(1), guidance=2.0, progress=counts.append)
-    assert sum(counts) == 16
+@pytest.mark.parametrize(("order", "counts"), [("raster", [1] * 16), ("par-4x", [1, 1, 1, 1, 4, 4, 4])])
+def test_progress_counts_every_token(order: str, counts: list[int]) -> None:
+    told: list[int] = []
+    generate(golden_model(order=order), torch.tensor([1]), uniforms(1), guidance=2.0, progress=told.append)
+    assert told == counts
 
 
 def test_tokens_follow_the_probabilities() -> None:

@@ -12,7 +12,7 @@ import torch
 
 from mirai.errors import UserError
 from mirai.experiments.recipe import Tokenizer
-from mirai.tokenizer.store import decode_images, import_tokenizer, load_tokenizer, save_tokenizer
+from mirai.tokenizer.store import decode_images, decoded_batches, import_tokenizer, load_tokenizer, save_tokenizer
 from mirai.tokenizer.vqgan import VQGAN, to_uint8
 
 RECIPE = Tokenizer(
@@ -85,9 +85,9 @@ def test_files_that_are_no_released_weights_are_refused(tmp_path: Path) -> None:
     broken, other = tmp_path / "broken.pt", tmp_path / "other.pt"
     broken.write_bytes(b"not a checkpoint")
     torch.save({"ema": {}}, other)
-    with pytest.raises(UserError, match="damaged"):
+    with pytest.raises(UserError, match="holds no plain tensors"):
         import_tokenizer(broken, RECIPE)
-    with pytest.raises(UserError, match="no key 'model'"):
+    with pytest.raises(UserError, match="no weights under model or module or state_dict; its keys are ema"):
         import_tokenizer(other, RECIPE)
 
 
@@ -99,7 +99,7 @@ def test_a_pickled_object_in_a_released_file_is_not_run(tmp_path: Path) -> None:
             return Path.touch, (trace,)
 
     torch.save({"model": Payload()}, file)
-    with pytest.raises(UserError, match="no file of plain tensors"):
+    with pytest.raises(UserError, match=r"vq\.pt holds a pickled \S+, which is not read"):
         import_tokenizer(file, RECIPE)
     assert not trace.exists()
 
@@ -111,3 +111,11 @@ def test_decoding_in_batches_gives_each_image_in_its_place(model: VQGAN, codes: 
         alone = to_uint8(model.decode(torch.from_numpy(codes[4:].astype(np.int64))))
     assert np.abs(images[4].astype(int) - alone[0].numpy()).max() <= 1  # batch size may move a float by an ulp
     assert np.abs(images[4].astype(int) - images[0]).max() > 1
+
+
+def test_batches_that_are_streamed_are_those_decoded_at_once(model: VQGAN, codes: np.ndarray) -> None:
+    for size in (None, 4):
+        streamed = list(decoded_batches(model, codes, 2, size))
+        assert [batch.shape[0] for batch in streamed] == [2, 2, 1]
+        assert np.array_equal(np.concatenate(streamed), decode_images(model, codes, 2, size=size))
+        assert streamed[0].shape[1:] == (size or 6, size or 6, 3)

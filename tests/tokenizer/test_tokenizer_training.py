@@ -12,6 +12,8 @@ from mirai.randomness import stream
 from mirai.tokenizer.training import _new_model, _restart_dead_codes, measure_tokenizer, train_tokenizer
 from mirai.tokenizer.vqgan import VQGAN, to_float
 
+pytestmark = pytest.mark.full
+
 
 def recipe(steps: int, seed: int = 0, restart_every: int = 5) -> Tokenizer:
     training = TokenizerTraining(
@@ -28,6 +30,11 @@ def recipe(steps: int, seed: int = 0, restart_every: int = 5) -> Tokenizer:
         group_norm_groups=1,
         training=training,
     )
+
+
+def both(tokenizer: Tokenizer) -> tuple[Tokenizer, TokenizerTraining]:
+    assert tokenizer.training is not None
+    return tokenizer, tokenizer.training
 
 
 def pictures(count: int, purpose: str) -> np.ndarray:
@@ -99,7 +106,7 @@ def test_a_restart_moves_dead_codes_onto_latents_and_leaves_used_ones() -> None:
 
 def test_a_new_model_keeps_patches_apart_whatever_the_width() -> None:
     """Before training, a pixel moves the features of its own patch; the normalisation moves all others a little."""
-    model, images = _new_model(recipe(steps=1), 0), torch.zeros(1, 3, 8, 8)
+    model, images = _new_model(*both(recipe(steps=1))), torch.zeros(1, 3, 8, 8)
     images[0, :, 2, 4] = 1.0  # patch (1, 2) of 4x4
     hidden = model.encoder.conv_blocks(model.encoder.conv_in(images))[0].abs().sum(dim=0)
     others = hidden.flatten().sort(descending=True).values[1:]

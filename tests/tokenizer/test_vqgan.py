@@ -10,6 +10,7 @@ import torch
 from golden_weights import GOLDEN, load_golden
 
 from mirai.experiments.recipe import Tokenizer
+from mirai.tokenizer.store import decode_images
 from mirai.tokenizer.vqgan import VQGAN, Reconstruction, to_float, to_uint8
 
 FOLDER = GOLDEN / "llamagen_vq"
@@ -83,6 +84,17 @@ def test_codes_are_those_of_llamagen(training_pass: Reconstruction, arrays: dict
     assert torch.equal(training_pass.codes, arrays["codes"])
 
 
+def test_quantised_latents_and_the_second_best_codes_are_those_of_llamagen(
+    vq16: VQGAN, training_pass: Reconstruction, arrays: dict[str, torch.Tensor]
+) -> None:
+    rows = vq16.quantize.rows().detach()
+    quantised = rows[training_pass.codes].transpose(1, 2).unflatten(2, (4, 4))  # (B,C,h,w)
+    assert (quantised - arrays["quantized"]).abs().max() < 1e-5
+    distances = (2 - 2 * training_pass.latents @ rows.T).topk(2, largest=False)  # of unit vectors
+    assert torch.equal(distances.indices[..., 1], arrays["runner_up_codes"])
+    assert (distances.values.diff(dim=-1)[..., 0] - arrays["margin"]).abs().max() < 1e-5
+
+
 def test_decoded_images_are_those_of_llamagen(
     training_pass: Reconstruction, decoded_random: torch.Tensor, arrays: dict[str, torch.Tensor]
 ) -> None:
@@ -105,6 +117,20 @@ def test_pixels_are_rounded_as_in_llamagens_sampler(
     clear = (exact - exact.round()).abs() > 1e-2  # elsewhere the noise of a float decides
     assert clear.float().mean() > 0.95
     assert torch.equal(to_uint8(decoded_random)[clear], theirs[clear])
+
+
+@pytest.mark.parametrize(
+    ("size", "name"),
+    [(None, "decoded_random_uint8"), (64, "decoded_random_uint8"), (40, "decoded_random_bicubic40_uint8")],
+)
+def test_decoded_pixels_are_those_of_llamagens_sampler_at_its_size_and_resized(
+    vq16: VQGAN, arrays: dict[str, torch.Tensor], size: int | None, name: str
+) -> None:
+    ours, theirs = decode_images(vq16, arrays["random_codes"].numpy(), size=size), arrays[name].numpy()
+    assert ours.shape == theirs.shape
+    # 1e-3 of an integer and the noise of a float, 3e-5 of 127.5, may round to either side
+    assert np.abs(ours.astype(int) - theirs).max() <= 1
+    assert (ours == theirs).mean() > 0.99
 
 
 def test_rounding_is_half_up_and_clipped() -> None:

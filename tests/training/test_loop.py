@@ -19,9 +19,10 @@ from mirai.experiments import paths
 from mirai.experiments.offsets import grid_offsets
 from mirai.experiments.recipe import Cosine, Encoder, EncoderTraining, Foresight, Head
 from mirai.experiments.stages import Phase, StateStage
+from mirai.ranks import Ranks
 from mirai.states import Lock
 from mirai.training import loop
-from mirai.training.distributed import Ranks
+from tests.forked import fork
 from tests.training import tiny
 
 
@@ -193,6 +194,7 @@ def _rank(rank: int, folder: str, stage: str, batches: Any, port: int) -> None:
     tiny.run(StateStage.model_validate_json(stage))
 
 
+@pytest.mark.full
 def test_two_ranks_see_the_samples_of_one_and_share_its_gradient(tmp_path):
     """Without dropout, whose masks are each rank's own. After one step AdamW's first moment is a tenth of the gradient."""
     quiet = tiny.MODEL.model_copy(update={"token_dropout": 0.0, "attention_dropout": 0.0, "ffn_dropout": 0.0})
@@ -213,6 +215,38 @@ def test_two_ranks_see_the_samples_of_one_and_share_its_gradient(tmp_path):
     for name, tensor in tiny.tensors(state).items():
         if name.startswith("exp_avg/"):
             torch.testing.assert_close(tensor, alone[name], rtol=1e-4, atol=1e-7)
+
+
+def test_ranks_that_would_go_on_from_different_steps_stop_before_they_train(capfd):
+    """A rank whose read of the newest point fails: DDP would average gradients of different weights in silence."""
+    state = tiny.stage()
+    parent = state.at(4)
+    tiny.run(parent)
+
+    def work() -> None:
+        if os.environ["RANK"] == "1":
+            loop.newest = lambda key, parent: None
+        tiny.run(state, parent)
+
+    assert fork(2, work) == [2, 2]
+    assert "the ranks do not agree on the step to go on from: [0, 16]" in capfd.readouterr().err
+    assert not paths.manifest("state", state.key).exists()
+
+
+def test_no_rank_goes_on_or_leaves_while_the_first_one_saves(monkeypatch):
+    events = []
+    save, wait = loop.save_progress, Ranks.wait
+    monkeypatch.setattr(loop, "save_progress", lambda *a: (save(*a), events.append("saved")))
+    monkeypatch.setattr(Ranks, "wait", lambda self: (wait(self), events.append("all are here")))
+    tiny.run(tiny.stage(), save_every_steps=8)
+    assert events == ["saved", "all are here"] * 2 + ["all are here"]
+
+
+def test_foresight_of_the_current_token_alone_at_the_output_level_has_no_heads_to_clip():
+    foresight = Foresight(level="output", source=None, offsets=grid_offsets(1), layer=None, head=None)
+    state = tiny.stage((tiny.NEXT_TOKEN, Phase(epochs=2, foresight=foresight, coefficient=2.0)))
+    tiny.run(state)
+    assert all("grad_norm" in line and "grad_norm_heads" not in line for line in journal(state))
 
 
 def test_rank_count_that_does_not_divide_the_batch_is_refused(monkeypatch):

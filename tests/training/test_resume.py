@@ -18,6 +18,8 @@ from mirai.training import checkpoints, loop
 from mirai.training.state import TrainState
 from tests.training import tiny
 
+pytestmark = pytest.mark.full
+
 Die = Callable[[], None]
 
 

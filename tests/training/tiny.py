@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 from collections.abc import Callable
@@ -17,9 +18,11 @@ from mirai.experiments import paths
 from mirai.experiments.offsets import grid_offsets
 from mirai.experiments.recipe import Data, Foresight, Head, Model, Tokenizer, TokenizerTraining, Training
 from mirai.experiments.scale import Numerics
+from mirai.experiments.site import Site
 from mirai.experiments.stages import Phase, StateStage
+from mirai.ranks import ranks_of
 from mirai.states import Lock, load_tensors, read_json
-from mirai.training.distributed import ranks_of
+from mirai.store import open_sources
 from mirai.training.loop import train
 
 NUMERICS = Numerics(device="cpu", threads=1, attention="explicit")
@@ -75,22 +78,28 @@ def make_codes() -> CodeStore:
 
 
 def run(
-    state: StateStage, parent: StateStage | None = None, *, save_every_steps: int | None = None
+    state: StateStage,
+    parent: StateStage | None = None,
+    *,
+    save_every_steps: int | None = None,
+    tensorboard: bool = False,
 ) -> dict[str, Tensor]:
     """Train in this process -> all tensors of the resume point."""
     torch.set_num_threads(1)
     with ranks_of("cpu") as ranks, contextlib.ExitStack() as stack:
         if ranks.writes:
             stack.enter_context(Lock(paths.folder("state", state.key) / "lock"))
+        sources = open_sources(state, NUMERICS, Site(), ranks.device)
         train(
             state,
             None if parent is None else parent.key,
             CodeStore.open(paths.folder("codes", state.codes_stage().key)),
-            open_encoder=lambda foresight: FixedEncoder(),
+            sources=dataclasses.replace(sources, encoder=lambda foresight: FixedEncoder()),
             numerics=NUMERICS,
             ranks=ranks,
             save_minutes=10.0,
             save_every_steps=save_every_steps,
+            tensorboard=tensorboard,
         )
     return tensors(state)
 

@@ -20,6 +20,7 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Project:
         (root / name).parent.mkdir(exist_ok=True)
         shutil.copy2(ROOT / name, root / name)
     (root / "profiles").symlink_to("slurm_profiles")
+    (root / "slurm").symlink_to("slurm_profiles/slurm")
     return Project(root)
 
 

@@ -72,7 +72,9 @@ class Project:
         assert done.returncode == 0, printed[-20_000:]
         assert "This was a dry-run" in printed or "Nothing to be done" in printed, printed
         jobs: Plan = defaultdict(set)
-        for rule, wildcards in re.findall(r"^rule (\w+):\n(?: {4}.*\n)*? {4}wildcards: (.*)$", printed, re.MULTILINE):
+        for rule, wildcards in re.findall(
+            r"^(?:local)?rule (\w+):\n(?: {4}.*\n)*? {4}wildcards: (.*)$", printed, re.MULTILINE
+        ):
             jobs[rule].add(wildcards)
         assert {rule: len(found) for rule, found in jobs.items()} == _job_stats(printed)
         return dict(jobs)

@@ -19,7 +19,7 @@ DEMO = "experiments/demo.yaml"
 DIGITS = "experiments/scales/digits.yaml"
 TRAIN_RULES = "workflow/rules/train.smk"
 OWN = "results/digits/own.csv"
-LADDER = "ladder: [15, 40, 80]"
+LADDER = "ladder: [15, 40, 80, 300, 400]"
 NOTHING: Plan = {}
 THE_TABLE: Plan = {"make_table": {"prefix=digits/, grid=demo"}}
 BASELINE = {"label": "baseline", "arm": "baseline"}
@@ -88,7 +88,7 @@ EDITS_THAT_RERUN_NOTHING: dict[str, Edit] = {
     "a rule's shell line": lambda project: project.edit(TRAIN_RULES, "--log", "--save-every-steps 5 --log"),
     "a table rule's shell line": lambda project: project.edit("workflow/rules/report.smk", "mirai table", "true table"),
     "another container": lambda project: project.edit("Snakefile", "mirai.sif", "other.sif"),
-    "a rung added to the ladder": lambda project: project.edit(DIGITS, LADDER, "ladder: [15, 40, 60, 80]"),
+    "a rung added to the ladder": lambda project: project.edit(DIGITS, LADDER, LADDER.replace("80", "60, 80")),
     "rungs taken from the ladder": lambda project: project.edit(DIGITS, LADDER, "ladder: []"),
     ".snakemake deleted": lambda project: shutil.rmtree(project.root / ".snakemake"),
     ".snakemake deleted, codes touched": forget_and_touch_codes,
@@ -126,7 +126,24 @@ def test_a_changed_title_or_cited_value_remakes_only_the_table(old: str, new: st
 
 def test_a_changed_label_remakes_what_prints_labels(project: Project) -> None:
     project.edit(DEMO, "label: LlamaGen-B", "label: ours")
-    assert counts(project.plan(TABLE, *FIGURES)) == {"make_table": 1, "make_figure": 2}
+    assert counts(project.plan(TABLE, *FIGURES)) == {"make_table": 1, "make_drawing": 2}
+
+
+def test_all_of_the_paper_misses_what_of_it_was_deleted(project: Project) -> None:
+    """Snakemake alone asks only whether what is there has grown old."""
+    for path in project.root.glob("experiments/*.yaml"):
+        if path.stem not in ("demo", "figure2"):
+            path.unlink()
+    project.write_yaml("experiments/table1.yaml", {"title": "The demo as the paper", "extends": "demo"})
+    everything, deleted = "results/digits/all", ("results/digits/table1.csv", "results/digits/figure2.png")
+    project.make(everything)
+    assert project.plan(everything) == NOTHING
+    for path in deleted:
+        (project.root / path).unlink()
+    assert counts(project.plan(everything)) == {"make_table": 1, "make_drawing": 1, "make_everything": 1}
+    project.make(everything)
+    assert all((project.root / path).exists() for path in deleted)
+    assert project.plan(everything) == NOTHING
 
 
 def test_a_table_follows_its_grid_there_and_back_even_without_snakemakes_records(project: Project) -> None:
@@ -214,7 +231,9 @@ def test_a_raised_revision_makes_its_stage_and_what_follows_again(
     kind: str, expected: dict[str, int], project: Project, tmp_path: Path
 ) -> None:
     raised = with_other_package(
-        project, tmp_path, lambda package: replace(package / "experiments/stages.py", f'"{kind}": 1,', f'"{kind}": 2,')
+        project,
+        tmp_path,
+        lambda package: replace(package / "experiments/revisions.py", f'"{kind}": 1,', f'"{kind}": 2,'),
     )
     plan = raised.plan(TABLE)
     assert counts(plan) == expected
@@ -288,7 +307,8 @@ def test_after_collection_a_fork_restores_its_trunk_and_nothing_else(project: Pr
     assert sha256(trunk_folder / "resume.safetensors") == resume["payloads"]["state"]["sha256"]
     assert read_json(trunk_folder / "weights.json") == weights
     after = project.files()
-    allowed = {str((trunk_folder / name).relative_to(project.root)) for name in ("weights.json", "log.jsonl", "lock")}
+    rewritten = ("weights.json", "log.jsonl", "log.txt", "lock")
+    allowed = {str((trunk_folder / name).relative_to(project.root)) for name in rewritten}
     assert {path for path in before if after[path] != before[path]} <= allowed
     fork = project.metrics(1, OWN).samples.state
     assert read_json(project.stored("state")[fork.at(40).key] / "weights.json")["parent"] == trunk

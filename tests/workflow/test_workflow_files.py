@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from mirai.experiments import plan as planning
 from mirai.states import publish
 from tests.workflow.project import ROOT, TABLE, Plan, Project
 
 pytestmark = pytest.mark.workflow
 
-GRIDS = sorted(path.stem for path in (ROOT / "experiments").glob("*.yaml"))
 SCALES = sorted(path.stem for path in (ROOT / "experiments/scales").glob("*.yaml"))
 RULES = sorted((ROOT / "workflow/rules").glob("*.smk"))
 PAPER_PLACES = {
@@ -60,13 +60,17 @@ def test_the_dag_is_static() -> None:
 def test_every_rule_runs_a_command_of_mirai(empty: Project) -> None:
     text = "".join(path.read_text() for path in RULES)
     commands = re.findall(r"shell:\s*\"mirai (\w+) ", text)
-    assert len(commands) == len(re.findall(r"^rule ", text, re.MULTILINE)) == 11
+    assert len(commands) == len(re.findall(r"^rule ", text, re.MULTILINE)) >= 12
     known = empty.run("mirai", "--help")
     for command in commands:
         assert re.search(rf"^ +{command}\s", known, re.MULTILINE), command
 
 
 # Plans
+
+
+def test_costs_are_summed_per_scale_and_need_no_training(empty: Project) -> None:
+    assert empty.plan("results/costs.csv", "results/demo/costs.csv") == {"sum_costs": {"prefix=", "prefix=demo/"}}
 
 
 def test_one_call_plans_a_table_at_two_scales_with_shared_trunks(empty: Project) -> None:
@@ -83,20 +87,42 @@ def test_one_call_plans_a_table_at_two_scales_with_shared_trunks(empty: Project)
 
 
 @pytest.mark.parametrize("scale", SCALES)
-def test_every_grid_plans_at_every_scale(scale: str, clone: Project) -> None:
+def test_all_that_a_scale_can_have_is_planned_in_one_dry_run(
+    scale: str, clone: Project, monkeypatch: pytest.MonkeyPatch, fresh_plan: None
+) -> None:
     if scale == "folder":
         scale = "folder-cats"
         write_images(clone.root / "cats", 700)
         clone.write_yaml("config/site.yaml", {"data": {"cats": "cats"}})
     prefix = "" if scale == "imagenet256" else f"{scale}/"
-    plan = clone.plan(*(f"results/{prefix}{grid}.csv" for grid in GRIDS))
-    assert plan["make_table"] == {f"prefix={prefix}, grid={grid}" for grid in GRIDS}
+    monkeypatch.chdir(clone.root)
+    names = {*planning.grids_of_paper(scale), "demo", "demo_samples", "demo_token_maps"}
+    suffixes = {name: planning.suffixes(planning.plan_grid(name, scale)) for name in names}
+    plan = clone.plan(*(f"results/{prefix}{name}{suffix}" for name in names for suffix in suffixes[name]))
+    for rule, made in (("make_table", [".csv"]), ("make_plot", [".csv", ".png"]), ("make_drawing", [".png"])):
+        grids = {name for name in names if suffixes[name] == made or (rule, made) == ("make_table", suffixes[name][:1])}
+        assert plan.get(rule, set()) == {f"prefix={prefix}, grid={grid}" for grid in grids}, rule
+    assert len(names) >= 10
     assert not (clone.root / "results").exists()
+
+
+def test_the_grids_of_the_docs_are_planned_with_their_figures(clone: Project) -> None:
+    text = (ROOT / "docs/grids.md").read_text()
+    examples = re.findall(r"```yaml\n(.*?# experiments/(\w+)\.yaml\n.*?)```", text, re.DOTALL)
+    for example, name in examples:
+        (clone.root / f"experiments/{name}.yaml").write_text(example)
+    tables = [name for _, name in examples]
+    assert len(tables) >= 3
+    plan = clone.plan(
+        *(f"results/digits/{name}.csv" for name in tables), "results/digits/longer.png", "results/my_grid.csv"
+    )
+    assert plan["make_table"] == {f"prefix=digits/, grid={name}" for name in tables} | {"prefix=, grid=my_grid"}
+    assert plan["make_plot"] == {"prefix=digits/, grid=longer"}
 
 
 def test_figures_are_planned_without_what_they_do_not_show(empty: Project) -> None:
     plan = empty.plan("results/digits/demo_token_maps.png")
-    assert plan["make_figure"] == {"prefix=digits/, grid=demo, figure=token_maps"}
+    assert plan["make_drawing"] == {"prefix=digits/, grid=demo_token_maps"}
     assert not {"sample_codes", "evaluate_samples", "make_reference"} & set(plan)
 
 
@@ -118,7 +144,8 @@ def test_planning_imports_no_torch(empty: Project) -> None:
         ("results/digits/nope.csv", "there is no grid 'nope': experiments/nope.yaml does not exist; grids are demo,"),
         ("results/nope.csv", "there is no grid 'nope'"),
         ("results/nope/demo.csv", "there is no scale 'nope'; scales are demo, digits, folder"),
-        ("results/digits/nope_samples.png", "there is no grid 'nope'"),
+        ("results/digits/nope.png", "there is no grid 'nope'"),
+        ("results/digits/table2.png", "experiments/table2.yaml has no `figure`, so table2 is a table only"),
         ("results/folder/demo.csv", "the folder scale needs a name for your images"),
         ("results/digits/index.csv", "experiments/index.yaml: 'index' cannot name a grid"),
         (
@@ -139,21 +166,22 @@ def test_a_target_that_cannot_be_planned_is_refused(target: str, sentence: str, 
             "demo.yaml",
             "arm: mirai-e",
             "amr: mirai-e",
-            "experiments/demo.yaml: unknown key 'rows.2.amr'; did you mean 'arm'?",
+            "experiments/demo.yaml line N: unknown key 'rows.2.amr'; did you mean 'arm'?",
         ),
-        ("demo.yaml", "epochs: 80", "epochs: -1", "experiments/demo.yaml: key 'defaults.epochs' has value -1:"),
-        ("demo.yaml", "rows:", "rows: [", "experiments/demo.yaml line "),
+        ("demo.yaml", "epochs: 80", "epochs: -1", "experiments/demo.yaml line N: key 'defaults.epochs' has value -1:"),
+        ("demo.yaml", "rows:", "rows: [", "experiments/demo.yaml line N: "),
         (
             "scales/digits.yaml",
             "learning_rate: 5.0e-3",
             "learning_rate: 5e-3",
-            "experiments/scales/digits.yaml: key 'training.learning_rate' has value '5e-3': YAML reads 5e-3 as text",
+            "experiments/scales/digits.yaml line N: key 'training.learning_rate' has value '5e-3': YAML reads 5e-3 as text",
         ),
     ],
 )
 def test_a_mistake_in_a_file_is_one_sentence(file: str, old: str, new: str, sentence: str, clone: Project) -> None:
     clone.edit(f"experiments/{file}", old, new)
-    assert clone.refused("snakemake", TABLE, "--cores", "1").startswith(sentence)
+    told = clone.refused("snakemake", TABLE, "--cores", "1")
+    assert re.sub(r"line \d+", "line N", told).startswith(sentence)
     assert_untouched(clone)
 
 

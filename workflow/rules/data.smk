@@ -7,7 +7,10 @@ rule train_tokenizer:
         "results/logs/tokenizer/{key}.log",
     benchmark:
         "results/logs/tokenizer/{key}.tsv"
-    threads: 1
+    threads: rank_threads
+    resources:
+        **on_cluster_by_stage,
+        gpu=stage_gpus,
     shell:
         "mirai tokenizer {wildcards.key} --log {log}"
 
@@ -21,7 +24,10 @@ rule extract_codes:
         "results/logs/codes/{key}.log",
     benchmark:
         "results/logs/codes/{key}.tsv"
-    threads: 1
+    threads: rank_threads
+    resources:
+        **on_cluster_by_stage,
+        gpu=stage_gpus,
     shell:
         "mirai codes {wildcards.key} --log {log}"
 
@@ -35,6 +41,9 @@ rule train_encoder:
         "results/logs/encoder/{key}.log",
     benchmark:
         "results/logs/encoder/{key}.tsv"
-    threads: 1
+    threads: rank_threads
+    resources:
+        **on_cluster_by_stage,
+        gpu=stage_gpus,
     shell:
         "mirai encoder {wildcards.key} --log {log}"

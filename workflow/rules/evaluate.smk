@@ -9,7 +9,10 @@ rule train_features:
         "results/logs/features/{key}.tsv"
     # early, with the reference: they find out whether the images suffice
     priority: 1
-    threads: 1
+    threads: rank_threads
+    resources:
+        **on_cluster_by_stage,
+        gpu=stage_gpus,
     shell:
         "mirai features {wildcards.key} --log {log}"
 
@@ -24,7 +27,10 @@ rule make_reference:
     benchmark:
         "results/logs/reference/{key}.tsv"
     priority: 1
-    threads: 1
+    threads: rank_threads
+    resources:
+        **on_cluster_by_stage,
+        gpu=stage_gpus,
     shell:
         "mirai reference {wildcards.key} --log {log}"
 
@@ -38,6 +44,9 @@ rule evaluate_samples:
         "results/logs/metrics/{key}.log",
     benchmark:
         "results/logs/metrics/{key}.tsv"
-    threads: 1
+    threads: rank_threads
+    resources:
+        **on_cluster_by_stage,
+        gpu=stage_gpus,
     shell:
         "mirai evaluate {wildcards.key} --log {log}"

@@ -7,6 +7,9 @@ rule sample_codes:
         "results/logs/samples/{key}.log",
     benchmark:
         "results/logs/samples/{key}.tsv"
-    threads: 1
+    threads: rank_threads
+    resources:
+        **on_cluster_by_stage,
+        gpu=stage_gpus,
     shell:
         "mirai sample {wildcards.key} --log {log}"
