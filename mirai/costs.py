@@ -126,11 +126,13 @@ def slurm_hours(logs: dict[str, Logged], *, cuda: bool) -> dict[str, float]:
 
 def allocations(jobs: Iterable[str]) -> list[Allocation]:
     """Every allocation that these jobs have had; none where sacct does not answer, which is told."""
-    if not (names := ",".join(sorted(jobs))):
+    asked = sorted(jobs)
+    if not asked:
         return []
     columns = "--format=JobIDRaw,ElapsedRaw,AllocTRES"
-    rows = queue.answer("sacct", "-nXP", "--allusers", "--duplicates", f"--jobs={names}", columns) or []
-    return [Allocation(job, float(elapsed or 0), _gpus(tres)) for job, elapsed, tres in rows]
+    rows = queue.answer("sacct", "-nXP", "--allusers", "--duplicates", f"--jobs={','.join(asked)}", columns) or []
+    known = [row for row in rows if len(row) == 3 and row[0] in asked]
+    return [Allocation(job, float(elapsed or 0), _gpus(tres)) for job, elapsed, tres in known]
 
 
 def _gpus(tres: str) -> int | None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import sys
 from dataclasses import asdict
 
 import numpy as np
-import torch
 
 from mirai.data.codes import CodeStore, extract_codes
 from mirai.data.images import ImageSet, centre_images
@@ -22,6 +22,7 @@ from mirai.evaluation.reference import build_reference, load_adm_reference, load
 from mirai.evaluation.sources import Images, in_memory, of_npz, of_set
 from mirai.experiments import paths
 from mirai.experiments.plan import Planned
+from mirai.experiments.public_files import check_released
 from mirai.experiments.recipe import Data
 from mirai.experiments.scale import Numerics, load_scale
 from mirai.experiments.site import Site, load_site
@@ -37,10 +38,10 @@ from mirai.experiments.stages import (
     TokenizerStage,
 )
 from mirai.foresight.encoder_training import train_encoder
-from mirai.foresight.encoders import open_encoder, save_vit
+from mirai.foresight.encoders import save_vit, timm_shape
 from mirai.ranks import Ranks, ranks_of
 from mirai.sampling.dump import sample_codes
-from mirai.states import Lock, build_once, check_payload, is_published, publish, read_json, sha256, unseal
+from mirai.states import Lock, build_once, check_payload, is_published, publish, read_json, unseal
 from mirai.store import (
     check_encoders,
     encoder_source,
@@ -50,19 +51,19 @@ from mirai.store import (
     open_sources,
     open_state,
     open_tokenizer,
+    released_file,
     sample_images,
     set_numerics,
 )
 from mirai.tokenizer.learner import delete_progress
 from mirai.tokenizer.lpips import open_lpips
+from mirai.tokenizer.passes import encode_pixels
 from mirai.tokenizer.store import import_tokenizer, save_tokenizer
 from mirai.tokenizer.training import train_tokenizer
-from mirai.tokenizer.vqgan import to_float
 from mirai.training.loop import train
 
 HELD_OUT = 500  # validation images behind the tokenizer's report
 ENCODE_IMAGES = 64  # read and written at once, with all their views
-ENCODE_PIXELS = 2**21  # per pass of the tokenizer: 32 crops at 256 px, of which each layer makes 1.1 GB
 
 
 def make(planned: Planned, *, save_every_steps: int | None = None, restore: bool = False) -> bool:
@@ -74,7 +75,14 @@ def make(planned: Planned, *, save_every_steps: int | None = None, restore: bool
         return _train(stage, planned.parent, numerics, site, save_every_steps, restore)
     if isinstance(stage, CodesStage | SamplesStage):
         return _build_by_ranks(stage, numerics, site)
-    return build_once(manifest, functools.partial(_build, stage, numerics, site))
+    return build_once(manifest, functools.partial(_build, stage, numerics, site), waits=_waits())
+
+
+def _waits() -> bool:
+    """Whether to wait for another process that makes the same stage. A job of SLURM does: it may have found the one of a
+    Snakemake that was killed, or the lock that a dead node still has on a shared file system.
+    """
+    return "SLURM_JOB_ID" in os.environ
 
 
 def _build(stage: Stage, numerics: Numerics, site: Site) -> None:
@@ -98,7 +106,7 @@ def _build_by_ranks(stage: CodesStage | SamplesStage, numerics: Numerics, site: 
     with ranks_of(numerics.device) as ranks, contextlib.ExitStack() as stack:
         with ranks.together():
             if ranks.writes:
-                stack.enter_context(Lock(manifest.parent / "lock"))
+                stack.enter_context(Lock(manifest.parent / "lock", waits=_waits()))
                 there = unseal(manifest)
                 if not there:
                     _require_inputs(stage)
@@ -126,13 +134,14 @@ def _require_inputs(stage: Stage) -> None:
 def _tokenizer(stage: TokenizerStage, numerics: Numerics, site: Site) -> None:
     folder, training = paths.folder("tokenizer", stage.key), stage.tokenizer.training
     if stage.tokenizer.weights is not None:
-        model = import_tokenizer(site.weights_file(stage.tokenizer.weights), stage.tokenizer)
-        save_tokenizer(folder, model, stage.tokenizer, {})
+        source, sum_of_source = released_file(stage.tokenizer.weights, site)
+        model = import_tokenizer(source, stage.tokenizer)
+        save_tokenizer(folder, model, stage.tokenizer, {"released": {"file": source.name, "sha256": sum_of_source}})
         return
     assert training is not None
     perceptual = None
     if training.perceptual_weight > 0:
-        perceptual = open_lpips(site.weights_file("vgg16"), site.weights_file("lpips_vgg"))
+        perceptual = open_lpips(*(released_file(name, site)[0] for name in ("vgg16", "lpips_vgg")))
     images = open_image_set(stage.data, "tokenizer", site, training.num_images)
     model, report = train_tokenizer(
         stage.tokenizer,
@@ -154,22 +163,16 @@ def _source(images: ImageSet) -> dict[str, object]:
 
 
 def _codes(stage: CodesStage, numerics: Numerics, site: Site, ranks: Ranks) -> None:
-    tokenizer_stage, step = stage.tokenizer_stage(), max(1, ENCODE_PIXELS // stage.data.resolution**2)
+    tokenizer_stage = stage.tokenizer_stage()
     with ranks.together():
         tokenizer = open_tokenizer(tokenizer_stage, str(ranks.device))
         images = open_image_set(stage.data, "train", site)
-
-    @torch.inference_mode()
-    def encode(crops: np.ndarray) -> np.ndarray:
-        passes = (to_float(part.to(ranks.device)) for part in torch.from_numpy(crops).split(step))
-        codes: np.ndarray = torch.cat([tokenizer.encode(part) for part in passes]).cpu().numpy()
-        return codes
 
     extract_codes(
         paths.folder("codes", stage.key),
         images,
         stage.data,
-        encode=encode,
+        encode=functools.partial(encode_pixels, tokenizer),
         grid_side=stage.data.resolution // stage.tokenizer.downsampling,
         codebook_size=stage.tokenizer.codebook_size,
         tokenizer_key=tokenizer_stage.key,
@@ -186,9 +189,8 @@ def _encoder(stage: EncoderStage, numerics: Numerics, site: Site) -> None:
     folder, training = paths.folder("encoder", stage.key), stage.encoder.training
     if training is None:  # timm's weights stay where the site keeps them; trainings compare them with this manifest
         source = encoder_source(stage, site)
-        encoder = open_encoder(stage.encoder, source, stage.data.resolution // stage.patch)
-        content = {"timm": stage.encoder.timm, "sha256": sha256(source), "num_tokens": encoder.num_tokens}
-        publish(paths.manifest("encoder", stage.key), content)
+        content = {"timm": stage.encoder.timm, "sha256": check_released(source, stage.encoder.timm)}
+        publish(paths.manifest("encoder", stage.key), content | timm_shape(stage.encoder, source))
         return
     images = open_image_set(stage.data, "encoder", site, training.num_images)
     vit, report = train_encoder(
@@ -209,13 +211,15 @@ def _train(
     codes_stage = stage.codes_stage()
     with ranks_of(numerics.device) as ranks, contextlib.ExitStack() as stack:
         if ranks.writes:
-            stack.enter_context(Lock(weights.parent / "lock"))
+            stack.enter_context(Lock(weights.parent / "lock", waits=_waits()))
         if unseal(weights) and (not restore or unseal(resume)):
             return False
         _require_inputs(stage)
         check_encoders(stage, site)
         if parent is not None and not paths.resume(parent).exists() and ranks.writes:
-            print(f"parent state {parent} is not there: training from step 0, to the same bits", file=sys.stderr)
+            print(
+                f"parent state {parent} is not there: training from an earlier one, to the same bits", file=sys.stderr
+            )
 
         train(
             stage,
@@ -254,9 +258,9 @@ def _samples(stage: SamplesStage, numerics: Numerics, ranks: Ranks) -> None:
 def _features(stage: FeaturesStage, site: Site) -> None:
     recipe, manifest = stage.features, paths.manifest("features", stage.key)
     if recipe.kind == "inception":
-        source = site.weights_file("inception")
+        source, sum_of_source = released_file("inception", site)
         Inception(source)
-        publish(manifest, {"inception": source.name, "sha256": sha256(source)})
+        publish(manifest, {"inception": source.name, "sha256": sum_of_source})
         return
     assert recipe.num_images is not None
     images = open_image_set(stage.data, "features", site, recipe.num_images)
@@ -271,9 +275,9 @@ def _reference(stage: ReferenceStage, numerics: Numerics, site: Site) -> None:
     network = open_features(stage.features_stage(), site, numerics.device)
     content: dict[str, object] = {"features": stage.features_stage().key}
     if stage.reference is not None:
-        source = site.weights_file(stage.reference)
+        source, sum_of_source = released_file(stage.reference, site)
         reference = load_adm_reference(source, network, stage.num_reference)
-        content |= {"file": source.name, "sha256": sha256(source), "image_size": of_npz(source).size}
+        content |= {"file": source.name, "sha256": sum_of_source, "image_size": of_npz(source).size}
     else:
         images = open_image_set(stage.data, "reference", site, stage.num_reference)
         pictures, coherent = _coherence(stage.data, of_set(images, "reference images"), images.labels)
@@ -298,16 +302,30 @@ def _metrics(stage: MetricsStage, numerics: Numerics, site: Site) -> None:
         )
     images, coherent = _coherence(stage.samples.state.data, images, labels)
     result = evaluate(images, reference, network, stage.evaluation, seed=stage.samples.sampling.seed)
-    weights = read_json(paths.manifest("state", stage.samples.state.key))
     publish(
         paths.manifest("metrics", stage.key),
         {
             **result,
             "coherence": coherent,
             "coherence_of_reference": made_of.get("coherence", {}),
-            "state_numerics": weights["numerics"],
+            "state_numerics": _numerics_behind(stage.samples.state),
         },
     )
+
+
+def _numerics_behind(state: StateStage) -> list[dict[str, object]]:
+    """How the arithmetic of each training was done whose bits are in a state, the last one first, equal ones once.
+
+    A parent that somebody has deleted says nothing any more.
+    """
+    found: list[dict[str, object]] = []
+    key: str | None = state.key
+    while key is not None and (manifest := paths.manifest("state", key)).exists():
+        content = read_json(manifest)
+        if content["numerics"] not in found:
+            found.append(content["numerics"])
+        key = content.get("parent") if content.get("started_at_step") else None  # from step 0: the parent has no part
+    return found
 
 
 def _coherence(data: Data, images: Images, labels: np.ndarray) -> tuple[Images, dict[str, dict[str, float]]]:

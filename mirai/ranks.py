@@ -84,8 +84,9 @@ class Ranks:
 
 
 def lost_a_peer(error: BaseException) -> bool:
-    """Whether an error of this rank only says that another one is gone, whose own error or death is the cause."""
-    signs = ("closed by peer", "reset by peer", "Broken pipe", "ranks was stopped", "NCCL")
+    """Whether an error of this rank only says that another one is gone, whose own error or death is the cause, or that the
+    ranks never met, or not at one state."""
+    signs = ("closed by peer", "reset by peer", "Broken pipe", "ranks was stopped", "ranks do not agree", "NCCL")
     return isinstance(error, dist.DistError) or any(sign in str(error) for sign in signs)
 
 

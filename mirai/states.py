@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -165,11 +166,12 @@ class Lock:
     """One writer per result: an flock on `path`, with its owner written inside for the message to the second one.
 
     The kernel drops the lock when its process dies, kill -9 included; the owner line is then stale and overwritten,
-    and temporary files that the dead writer left in the folder are removed.
+    and temporary files that the dead writer left in the folder are removed. The second one is refused with a UserError,
+    or, if it `waits`, gets the lock when the first is done with it.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, waits: bool = False) -> None:
+        self.path, self.waits = path, waits
 
     def __enter__(self) -> Lock:
         try:
@@ -181,11 +183,12 @@ class Lock:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._file.seek(0)
-            owner = self._file.read().strip() or "another process"
-            self._file.close()
-            raise UserError(
-                f"{self.path.parent} is being written by {owner}; wait for it or stop it, then run the same command again"
-            ) from None
+            taken = f"{self.path.parent} is being written by {self._file.read().strip() or 'another process'}"
+            if not self.waits:
+                self._file.close()
+                raise UserError(f"{taken}; wait for it or stop it, then run the same command again") from None
+            print(f"{taken}: waiting for it", file=sys.stderr, flush=True)
+            fcntl.flock(self._file, fcntl.LOCK_EX)
         try:
             self._file.truncate(0)
             self._file.write(
@@ -204,12 +207,12 @@ class Lock:
         self._file.close()
 
 
-def build_once(manifest: Path, build: Callable[[], None]) -> bool:
-    """Run `build` under the folder's lock unless its result is there -> whether anything was built.
+def build_once(manifest: Path, build: Callable[[], None], *, waits: bool = False) -> bool:
+    """Run `build` under the folder's `Lock` unless its result is there -> whether anything was built.
 
     A rerun over finished work only publishes it again: what has its key is never made twice.
     """
-    with Lock(manifest.parent / "lock"):
+    with Lock(manifest.parent / "lock", waits=waits):
         if unseal(manifest):
             return False
         build()

@@ -90,7 +90,7 @@ def test_all_allocations_of_a_job_are_divided_over_its_states_by_their_logged_se
     trained("17", first, second)
     trained("19", last, earlier=("18",))
     logged(last, (100.0, 1))
-    sacct.answer("sacct", "17|3000|cpu=2\n17|600|cpu=2\n17|0|\n18|1800|cpu=2\n19|3600|cpu=2")
+    sacct.answer("sacct", "17|3000|cpu=2\n17|600|cpu=2\n17|0|\n18|1800|cpu=2\n19|3600|cpu=2\n17_1|9|cpu=2\nodd")
     found = hours()
     assert found["far", first.key][0] == "0.5000"  # a quarter of an hour, twice: two ranks
     assert found["far", second.key][0] == "1.5000"

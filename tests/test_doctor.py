@@ -167,6 +167,14 @@ def test_preemption_without_a_warning_is_told_with_what_an_administrator_can_set
     assert told[1].startswith(says)
 
 
+def test_hidden_jobs_of_others_are_told(cluster: Programs, capsys: Capture) -> None:
+    assert "others' jobs" not in lines(capsys, 0)
+    cluster.answer("scontrol", "PreemptType = preempt/none\nPrivateData = accounts,jobs", when="show config")
+    mark, says = lines(capsys, 0)["others' jobs"]
+    assert mark == "--"
+    assert "PrivateData=jobs" in says
+
+
 def test_without_slurms_programs_or_answers_nothing_more_is_asked(
     cluster: Programs, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:

@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -302,6 +303,17 @@ def test_a_second_process_is_refused_with_the_owner_and_let_in_after_kill_9(tmp_
         with Lock(path):
             assert f"process {os.getpid()} " in path.read_text()
             assert str(process.pid) not in path.read_text().split()
+
+
+def test_who_waits_gets_the_lock_when_its_owner_is_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "lock"
+    with other_process(path) as process:
+        assert process.stdin is not None
+        threading.Timer(0.5, process.stdin.close).start()
+        with Lock(path, waits=True):
+            assert process.wait() == 0
+            assert f"process {os.getpid()} " in path.read_text()
+    assert f"{tmp_path} is being written by process {process.pid}" in capsys.readouterr().err
 
 
 def test_a_lock_is_free_again_once_its_owner_is_done(tmp_path: Path) -> None:

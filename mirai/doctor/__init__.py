@@ -32,6 +32,7 @@ def examine(grid: str | None, scale: str, *, wait: int) -> Iterator[Finding]:
         yield from answers
         if not all(answer.well for answer in answers):
             return
+        yield from cluster.others()
         yield from cluster.account(site.slurm)
         yield from cluster.partition(site.slurm, cuda=cuda)
         fits = list(cluster.fits(site, cuda=cuda))

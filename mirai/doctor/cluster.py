@@ -37,6 +37,13 @@ def answers() -> Iterator[Finding]:
         yield Finding(name, answer.code == 0, says)
 
 
+def others() -> Iterator[Finding]:
+    """Whether one sees other users' jobs, for which one waits where a results folder is shared."""
+    if "jobs" in _settings().get("PrivateData", "none").split(","):
+        says = "hidden here (PrivateData=jobs): of two users of one results folder only one should train at a time"
+        yield Finding("others' jobs", None, says)
+
+
 def account(slurm: Slurm) -> Iterator[Finding]:
     """Account and QOS, as the accounting has them for this user."""
     user = getpass.getuser()

@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +42,15 @@ def progress(key: str) -> Progress | None:
     if "last_step" not in last:
         return None
     return Progress(last["step"], last["last_step"], last["epoch"], max(0.0, last["eta_s"] - since))
+
+
+def saved(keys: Iterable[str]) -> list[str]:
+    """What there is of some states: published ones, and points inside one to go on from."""
+    found: list[str] = []
+    for key in keys:
+        found += [str(path) for path in sorted(paths.folder("state", key).glob("progress-*.json"))]
+        found += [key] if is_published(paths.manifest("state", key)) else []
+    return found
 
 
 def clock(seconds: float | None) -> str:

@@ -24,18 +24,21 @@ from mirai.states import write_json
 PATIENCE = 60.0  # seconds for one answer of squeue or sacct
 # In the queue or on its nodes. UNREACHABLE is ours: nobody answered, so nothing is concluded.
 ACTIVE = (
-    *(
-        "PENDING",
-        "RUNNING",
-        "SUSPENDED",
-        "STOPPED",
-        "COMPLETING",
-        "CONFIGURING",
-        "REQUEUED",
-        "REQUEUE_HOLD",
-        "REQUEUE_FED",
-    ),
-    *("RESIZING", "RESV_DEL_HOLD", "SIGNALING", "SPECIAL_EXIT", "STAGE_OUT", "UNREACHABLE"),
+    "PENDING",
+    "RUNNING",
+    "SUSPENDED",
+    "STOPPED",
+    "COMPLETING",
+    "CONFIGURING",
+    "REQUEUED",
+    "REQUEUE_HOLD",
+    "REQUEUE_FED",
+    "RESIZING",
+    "RESV_DEL_HOLD",
+    "SIGNALING",
+    "SPECIAL_EXIT",
+    "STAGE_OUT",
+    "UNREACHABLE",
 )
 # The allocation was taken away, and the job is queued again by itself or by SLURM.
 INTERRUPTED = ("TIMEOUT", "PREEMPTED", "NODE_FAIL")
@@ -184,6 +187,14 @@ class _locked_file:
 def _read(file: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(file.read_text())
-        return content
-    except (OSError, json.JSONDecodeError):  # a cache: asked anew
+        for state in content["states"].values():
+            JobState(**state)
+        return {"asked": content["asked"], "states": content["states"]}
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+    ):  # a cache, perhaps of another version: asked anew
         return {"asked": 0.0, "states": {}}

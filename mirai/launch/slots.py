@@ -45,11 +45,10 @@ def held(count: int, sharing: int = 1) -> Iterator[tuple[int, ...]]:
 
     For itself, or with `sharing` - 1 other jobs at most, which must be sharing ones too. A job that wants a GPU for itself
     waits until none share it, however many come.
-    Waits until so many are free. Does nothing in a rank, whose parent holds them, in a SLURM allocation, which has its
-    own, or where no GPU is found: then torch tells. UserError where this machine has fewer. Must be entered before torch
-    looks at the GPUs.
+    Waits until so many are free. Does nothing in a rank, whose parent or whose SLURM job holds them, or where no GPU is
+    found: then torch tells. UserError where this machine has fewer. Must be entered before torch looks at the GPUs.
     """
-    elsewhere = is_rank() or "SLURM_JOB_ID" in os.environ
+    elsewhere = is_rank() or os.environ.get("SUBMITIT_EXECUTOR") == "slurm"  # whose ranks have no number yet
     found = {} if count == 0 or elsewhere else visible()
     if not found:
         yield ()

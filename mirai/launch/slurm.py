@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import signal
 import sys
 import time
@@ -19,10 +18,10 @@ from mirai.errors import Interrupted, UserError
 from mirai.experiments import paths, plan
 from mirai.experiments.site import load_site
 from mirai.launch import queue, record, submit, task
+from mirai.launch.progress import saved
 from mirai.launch.queue import JobState
 from mirai.launch.record import Job
 from mirai.launch.submit import Order
-from mirai.states import is_published
 
 LOOK_EVERY = 5.0  # seconds between two looks at the state's folder
 SETTLE = 15.0  # seconds for a job that seems to have ended: to be queued again, or for its last files to be seen
@@ -47,7 +46,8 @@ def train(order: Order) -> int:
             refuse_if_queued(key)
         return submit.run_here(order)
     lost: set[str] = set()
-    fruitless, before = 0, _saved(order)
+    chain = (order.key, *order.then)
+    fruitless, before = 0, saved(chain)
     with _signals() as received:
         while (job := _job(order, lost, received)) is not None:
             if (end := _wait(order, job, received)) is None:
@@ -55,9 +55,8 @@ def train(order: Order) -> int:
             lost.add(job.id)
             if (code := _tell(order.key, job, end)) is not None:
                 return code
-            saved = _saved(order)
-            if saved != before:
-                fruitless, before = 0, saved
+            if (now := saved(chain)) != before:
+                fruitless, before = 0, now
             elif end.name not in TAKEN_AWAY:
                 fruitless += 1
             if fruitless == FRUITLESS:
@@ -137,9 +136,7 @@ def _tell(key: str, job: Job, end: JobState) -> int | None:
 
     UserError for what no other job would mend.
     """
-    told = task.error_file(job.folder, job.id)
-    if told.exists():
-        error = json.loads(told.read_text())
+    if (error := task.told(job.folder, job.id)) is not None:
         where = f"{_name(job)}, rank {error['rank']} on {error['host']}; log: {job.log}"
         if error["mistake"]:
             raise UserError(f"{error['text']} ({where})")
@@ -161,15 +158,6 @@ def _tell(key: str, job: Job, end: JobState) -> int | None:
 def _last(log: Path) -> str:
     """The end of a log."""
     return log.read_text(errors="replace")[-TAIL:] if log.exists() else ""
-
-
-def _saved(order: Order) -> list[str]:
-    """What there is of the chain: published states, and points inside one to go on from."""
-    found: list[str] = []
-    for key in (order.key, *order.then):
-        found += [str(path) for path in sorted(paths.folder("state", key).glob("progress-*.json"))]
-        found += [key] if is_published(paths.manifest("state", key)) else []
-    return found
 
 
 @contextlib.contextmanager

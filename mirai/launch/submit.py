@@ -60,13 +60,13 @@ def submit(order: Order, chain: tuple[str, ...]) -> Job | None:
             accepted = executor.submit(
                 task.run, chain, order.launcher, restore=order.restore, save_every_steps=order.save_every_steps
             )
+            job = record.new(accepted.job_id, order.launcher, chain, accepted.paths.stdout, folder)
+            record.write(job)
     except submitit.core.utils.FailedJobError as error:
         if any(sign in str(error) for sign in BUSY):
             print(f"sbatch is asked again in a minute: {error}", file=sys.stderr, flush=True)
             return None
         raise UserError(f"sbatch refuses the job: {_told_by_sbatch(str(error))}; {_asked_for()}") from None
-    job = record.new(accepted.job_id, order.launcher, chain, accepted.paths.stdout, folder)
-    record.write(job)
     queue.submitted(job)
     return job
 

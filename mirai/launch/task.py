@@ -16,20 +16,24 @@ import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mirai.errors import Interrupted, UserError
 from mirai.experiments import paths, plan
 from mirai.launch import record
+from mirai.launch.progress import saved
+from mirai.launch.queue import PATIENCE
 from mirai.launch.ranks import is_rank, run_ranks
 from mirai.launch.resources import ranks_of_kind
 from mirai.launch.slots import held_for
-from mirai.states import is_published
+from mirai.states import is_published, read_json, write_json
 
 RECORD_LATE = 120.0  # seconds for the record of a new job to appear, which its submitter writes last
 CAUSE_LATE = 10.0  # seconds for the rank that failed to say so, before the others take it for dead
 SUBMITIT = "submitit.core._submit"  # what submitit runs as a task, and so all ranks of a local job
 QUEUED_AGAIN = 144  # exit code by which submitit's local executor starts the same job again
 STAY = 3600.0  # seconds; whoever waits to be ended is not left for longer
+FRUITLESS = 10  # runs of a job, one after the other, that saved nothing: more of them would be for ever
 
 
 def run(chain: Sequence[str], cluster: str, *, restore: bool, save_every_steps: int | None) -> None:
@@ -37,7 +41,7 @@ def run(chain: Sequence[str], cluster: str, *, restore: bool, save_every_steps: 
     if not restore and all(is_published(paths.manifest("state", key)) for key in chain):
         return
     os.environ.setdefault("TQDM_MININTERVAL", "10")  # seconds; a log file is no terminal
-    place = Place(cluster)
+    place = Place(cluster, chain)
     if cluster != "debug":
         place.listen()
     ranks = ranks_of_kind("state") if cluster == "local" and not is_rank() else 1  # that this process stands for
@@ -45,7 +49,8 @@ def run(chain: Sequence[str], cluster: str, *, restore: bool, save_every_steps: 
         with held_for("state", plan.lookup(chain[0]).scale, ranks) as inherited:
             if ranks > 1:
                 numbered = ("SUBMITIT_LOCAL_GLOBALID",)
-                sys.exit(run_ranks([str(place.folder)], ranks, inherited, program=SUBMITIT, numbered=numbered))
+                code = run_ranks([str(place.folder)], ranks, inherited, program=SUBMITIT, numbered=numbered)
+                sys.exit(1 if code == QUEUED_AGAIN and place.hopeless() else code)
             _train(place, chain, restore, save_every_steps)
     except Interrupted as interruption:
         print(interruption, flush=True)
@@ -74,14 +79,23 @@ def error_file(folder: Path, identity: str) -> Path:
     return folder / f"{identity}_error.json"
 
 
-class Place:
-    """This process in its job."""
+def told(folder: Path, identity: str) -> dict[str, Any] | None:
+    """What it said; None if no rank has failed, or if nothing can be read of it."""
+    try:
+        said: dict[str, Any] = json.loads(error_file(folder, identity).read_text())
+        return said
+    except (OSError, json.JSONDecodeError):
+        return None
 
-    def __init__(self, cluster: str) -> None:
+
+class Place:
+    """This process in its job, and how much of the chain there was when it began."""
+
+    def __init__(self, cluster: str, chain: Sequence[str]) -> None:
         import submitit
 
         environment = submitit.JobEnvironment()
-        self.cluster = cluster
+        self.cluster, self.chain, self.found = cluster, chain, saved(chain)
         self.job = environment.job_id
         self.folder = Path(os.environ.get("SUBMITIT_FOLDER", "."))
         if cluster == "local":  # one task of submitit, which starts the ranks
@@ -91,8 +105,11 @@ class Place:
             self.rank, self.ranks = environment.global_rank, environment.num_tasks
             self.local_rank = environment.local_rank
         self.first_node = environment.hostnames[0] if cluster == "slurm" else "127.0.0.1"
-        if self.rank == 0:
-            error_file(self.folder, self.job).unlink(missing_ok=True)  # of a run before it was queued again
+        self.attempt = int(os.environ.get("SLURM_RESTART_COUNT", 0))
+        said = told(self.folder, self.job) or {}
+        # Of a run before it was queued again. Another rank of this one may have failed already; `local` numbers no runs.
+        if not is_rank() and (cluster == "local" or said.get("attempt") != self.attempt):
+            error_file(self.folder, self.job).unlink(missing_ok=True)
 
     def listen(self, heed: bool = True) -> None:
         """Obey USR2 and TERM at once while no training does; it saves first. Nothing else is half done then."""
@@ -117,10 +134,10 @@ class Place:
         below the ports that outgoing connections are given."""
         if self.cluster == "debug":
             return
-        attempt, digits = int(os.environ.get("SLURM_RESTART_COUNT", 0)), int(self.job)
+        digits = int(self.job)
         os.environ |= {
             "MASTER_ADDR": self.first_node,
-            "MASTER_PORT": str(15000 + (131 * digits + 17 * attempt + number) % 15000),
+            "MASTER_PORT": str(15000 + (131 * digits + 17 * self.attempt + number) % 15000),
             "RANK": str(self.rank),
             "WORLD_SIZE": str(self.ranks),
             "LOCAL_RANK": str(self.local_rank),  # all GPUs of the node are visible to all its ranks
@@ -133,7 +150,7 @@ class Place:
         """
         if self.cluster == "local":
             if signal.SIGUSR2 in signals:
-                os._exit(QUEUED_AGAIN)
+                os._exit(1 if not is_rank() and self.hopeless() else QUEUED_AGAIN)
             self.say(mistake=True, text="cancelled; the same command goes on from what is saved")
             os._exit(130)
         if self.cluster == "debug":
@@ -145,14 +162,34 @@ class Place:
         os._exit(1)
 
     def queue_again(self) -> None:
-        """Queue this job again, and wait to be ended."""
+        """Queue this job again, unless that is hopeless, and wait to be ended."""
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(min(self.rank, 1) * CAUSE_LATE)
-        done = subprocess.run(("scontrol", "requeue", self.job), capture_output=True, text=True, check=False)
-        print(f"queued again: {done.stderr.strip() or 'the same job goes on from what is saved'}", flush=True)
-        time.sleep(STAY if done.returncode == 0 else CAUSE_LATE)
+        if not self.hopeless():
+            for _ in range(int(STAY / CAUSE_LATE)):  # SLURM's server may be away for a while
+                if (trouble := _requeue(self.job)) is None:
+                    print("queued again: the same job goes on from what is saved", flush=True)
+                    time.sleep(STAY)
+                    break
+                print(f"not queued again yet: {trouble}", flush=True)
+                time.sleep(CAUSE_LATE)
         os._exit(1)
+
+    def hopeless(self) -> bool:
+        """Count this run, which is to be followed by another, if it saved nothing -> whether there were too many of those.
+
+        Then it is said: a job that can never start, ranks that never meet, would take its GPUs again for ever.
+        """
+        file = self.folder / f"{self.job}_fruitless.json"
+        before = read_json(file)["runs"] if file.exists() else 0
+        runs = before + 1 if saved(self.chain) == self.found else 0
+        write_json(file, {"runs": runs})
+        if runs >= FRUITLESS:
+            self.say(
+                mistake=True, text=f"{runs} runs of this job ended before anything was saved, and no other is started"
+            )
+        return runs >= FRUITLESS
 
     def tell(self, error: Exception) -> None:
         """Leave the reason of a failure for those who wait. The first rank that fails is the one to be heard."""
@@ -163,7 +200,7 @@ class Place:
             deadline = time.monotonic() + CAUSE_LATE
             while not error_file(self.folder, self.job).exists():
                 if time.monotonic() > deadline:
-                    print(f"another rank is gone: {error}", file=sys.stderr, flush=True)
+                    print(f"another rank is gone: {traceback.format_exc()}", file=sys.stderr, flush=True)
                     self.leave((signal.SIGUSR2,))
                 time.sleep(0.2)
             return
@@ -172,5 +209,19 @@ class Place:
     def say(self, mistake: bool, text: str) -> None:
         """Leave a sentence or a traceback, unless another rank was earlier."""
         content = {"mistake": mistake, "text": text, "rank": self.rank, "host": socket.gethostname()}
-        with contextlib.suppress(FileExistsError), error_file(self.folder, self.job).open("x") as file:
-            file.write(json.dumps(content))
+        file = error_file(self.folder, self.job)
+        draft = file.with_name(f".{file.name}.{self.rank}")
+        write_json(draft, content | {"attempt": self.attempt})
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, file)  # whole, or not at all
+        draft.unlink()
+
+
+def _requeue(job: str) -> str | None:
+    """Ask SLURM to queue a job again -> None if it will, else what it says."""
+    command = ("scontrol", "requeue", job)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return None if done.returncode == 0 else done.stderr.strip()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from mirai.errors import UserError
 from mirai.experiments import paths
+from mirai.experiments.plan import lookup
 from mirai.states import is_published, load_tensors, publish, read_json, save_tensors, write_json
 from mirai.training.state import TrainState
 
@@ -49,12 +52,9 @@ def save_final(key: str, state: TrainState, record: dict[str, Any]) -> None:
 
 def newest(key: str, parent: str | None) -> tuple[int, dict[str, Tensor]] | None:
     """Step and tensors to go on from: own end (where only its weights were lost), own progress, newest first, else the
-    parent's end; None to start at step 0.
+    end of the parent, or of its parent, and so on; None to start at step 0.
     """
-    candidates = [paths.resume(key), *_progress(paths.folder("state", key))]
-    if parent is not None:
-        candidates.append(paths.resume(parent))
-    for manifest in candidates:
+    for manifest in (paths.resume(key), *_progress(paths.folder("state", key)), *_trunk(parent)):
         if not manifest.exists():
             continue
         try:
@@ -63,6 +63,14 @@ def newest(key: str, parent: str | None) -> tuple[int, dict[str, Tensor]] | None
         except UserError as damage:
             print(f"{damage}; going on from an earlier one", file=sys.stderr)
     return None
+
+
+def _trunk(parent: str | None) -> Iterator[Path]:
+    """Manifests of the states that a training grows out of, newest first."""
+    with contextlib.suppress(UserError):  # of a state that nobody knows any more
+        while parent is not None:
+            yield paths.resume(parent)
+            parent = lookup(parent).parent
 
 
 def _progress(folder: Path) -> list[Path]:

@@ -34,6 +34,7 @@ from mirai.training.phase import ActivePhase, Timeline
 from mirai.training.state import TrainState
 
 LOG_EVERY = 50  # steps, or an epoch where that is shorter
+LISTEN_EVERY = 10  # steps until a signal is heard: 50 of a 3B model outlast the warning of a time limit
 
 
 def train(
@@ -106,7 +107,7 @@ def train(
             journal.add({"loss": loss.detach(), **terms, **norms})
             bar.update()
             looks_up = state.step % interval == 0 or state.step == last
-            stop = looks_up and ranks.any(bool(received))
+            stop = (looks_up or state.step % LISTEN_EVERY == 0) and ranks.any(bool(received))
             if save_every_steps is not None:
                 save = stop or state.step % save_every_steps == 0
             else:

@@ -109,6 +109,17 @@ def test_a_site_that_is_being_edited_ends_no_waiting(slurm: Programs) -> None:
     assert states([job("1")])["1"].name == "RUNNING"
 
 
+@pytest.mark.parametrize(
+    "cache", ["", "[]", '{"states": {}}', '{"asked": 1, "states": {"1": {"name": "RUNNING", "new": 1}}}']
+)
+def test_a_cache_that_another_version_has_written_is_asked_anew(cache: str, slurm: Programs) -> None:
+    one = job("1")
+    slurm.answer("squeue", SQUEUE_ROW.format(1, "RUNNING"))
+    paths.QUEUE.mkdir(parents=True)
+    (paths.QUEUE / f"{record.user()}.json").write_text(cache)
+    assert states([one])["1"].name == "RUNNING"
+
+
 def test_a_job_that_was_just_submitted_needs_no_question(slurm: Programs) -> None:
     one = job("1")
     states([job("0")])

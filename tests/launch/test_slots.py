@@ -172,13 +172,22 @@ def test_the_environment_is_as_before_afterwards(
     assert os.environ[VISIBLE] == "1,0"
 
 
-@pytest.mark.parametrize("why", ["a scale on the CPU", "an allocation of SLURM", "no GPU", "an empty list"])
+def test_jobs_inside_an_allocation_by_hand_do_not_share_its_gpus(
+    machine: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(2)
+    monkeypatch.setenv("SLURM_JOB_ID", "17")  # salloc, and Snakemake inside
+    with held(1):
+        assert os.environ[VISIBLE] == UUIDS[0]
+
+
+@pytest.mark.parametrize("why", ["a scale on the CPU", "a training in SLURM", "no GPU", "an empty list"])
 def test_nothing_is_taken_and_nothing_hidden_for(
     why: str, machine: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = machine(2)
-    if why == "an allocation of SLURM":
-        monkeypatch.setenv("SLURM_JOB_ID", "17")
+    if why == "a training in SLURM":
+        monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
     if why == "no GPU":
         (folder / "bin/nvidia-smi").write_text("#!/bin/sh\necho NVIDIA-SMI has failed\nexit 9\n")
     if why == "an empty list":

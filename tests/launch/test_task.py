@@ -326,7 +326,7 @@ def test_the_rank_that_failed_is_heard_and_not_those_that_lost_it(keys: list[str
     monkeypatch.setattr(task, "CAUSE_LATE", 0.3)
     left: list[object] = []
     monkeypatch.setattr(task.Place, "leave", lambda self, signals: left.append(signals))
-    here = task.Place("slurm")
+    here = task.Place("slurm", keys)
     file = task.error_file(here.folder, "12")
 
     lost = RuntimeError("[gloo/transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]:41555")
@@ -351,10 +351,27 @@ def test_a_rank_whose_peer_died_without_a_word_has_the_job_queued_again(keys: li
 
     monkeypatch.setattr(task, "CAUSE_LATE", 0.3)
     monkeypatch.setattr(task.Place, "leave", leave)
-    here = task.Place("slurm")
+    here = task.Place("slurm", keys)
     with pytest.raises(Left):
         here.tell(RuntimeError("Connection closed by peer"))
     assert not task.error_file(here.folder, "12").exists()
+
+
+def test_an_error_is_of_the_run_that_it_was_told_in(keys: list[str], place, monkeypatch) -> None:
+    """A rank that fails before the first one has arrived is heard; what was told before a requeue is not."""
+    task.Place("slurm", keys).say(mistake=True, text="of the first run")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    here = task.Place("slurm", keys)
+    assert task.told(here.folder, "12") is None
+    here.say(mistake=True, text="of the second run")
+    here.say(mistake=False, text="later")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    late = task.Place("slurm", keys)
+    said = task.told(late.folder, "12")
+    assert said is not None
+    assert said["text"] == "of the second run"
+    task.error_file(late.folder, "12").write_text("")  # a full disk
+    assert task.told(late.folder, "12") is None
 
 
 class Ended(BaseException):
@@ -386,6 +403,37 @@ def test_a_job_is_queued_again_when_its_time_is_up_and_not_when_it_is_ended(
     with pytest.raises(Ended):
         run(keys)
     assert programs.calls("scontrol") == calls
+
+
+def test_a_job_is_queued_again_once_slurm_answers(keys: list[str], programs: Programs, capsys) -> None:
+    (Path("bin") / "scontrol").write_text(
+        '#!/bin/sh\necho x >> bin/tries\n[ $(wc -l < bin/tries) -gt 2 ] || { echo "no controller" >&2; exit 1; }\n'
+    )
+    with pytest.raises(Ended):
+        task.Place("slurm", keys).queue_again()
+    assert len(Path("bin/tries").read_text().splitlines()) == 3
+    printed = capsys.readouterr().out
+    assert printed.count("not queued again yet: no controller") == 2
+    assert "queued again: the same job" in printed
+
+
+def test_a_job_that_never_saves_anything_is_not_queued_again_for_ever(keys: list[str], programs: Programs) -> None:
+    def queued_again(*, saves: bool = False) -> bool:
+        before = len(programs.calls("scontrol"))
+        here = task.Place("slurm", keys)
+        if saves:
+            (paths.folder("state", keys[0]) / "progress-000000005.json").write_text("{}")
+        with pytest.raises(Ended):
+            here.queue_again()
+        return len(programs.calls("scontrol")) > before
+
+    assert all(queued_again() for _ in range(task.FRUITLESS - 1))
+    assert queued_again(saves=True), "it came on"
+    assert all(queued_again() for _ in range(task.FRUITLESS - 1))
+    assert not queued_again()
+    said = task.told(paths.jobs(keys[0]), "12")
+    assert said is not None
+    assert f"{task.FRUITLESS} runs of this job ended before anything was saved" in said["text"]
 
 
 def test_a_signal_between_two_states_is_obeyed_at_once(keys: list[str], made, programs: Programs, monkeypatch) -> None:

@@ -17,7 +17,7 @@ import yaml
 
 from mirai.states import read_json
 from tests.slurm.cluster import Cluster, until
-from tests.workflow.project import ROOT, Project
+from tests.workflow.project import ROOT, Project, copy_links
 
 PATIENCE = 240.0  # seconds for what takes half a minute where two hyper-threads are free for both nodes
 STEPS_PER_EPOCH = 100
@@ -149,6 +149,14 @@ class Lab:
         until(saved, f"progress of epoch {epoch}", PATIENCE)
         assert not (self.root / self.target(epoch)).exists()
 
+    def caught(self, epoch: int) -> list[psutil.Process]:
+        """The trainers of a training that is under way, stopped: a busy machine cannot finish it before its test goes on."""
+        self.wait_for_progress(epoch)
+        trainers = self.trainers()
+        suspend(trainers)
+        assert not (self.root / self.target(epoch)).exists(), "the training has ended before its test began"
+        return trainers
+
     def submitted(self) -> list[str]:
         """Jobs of this test."""
         return [str(job) for job in range(self.first, self.cluster.next_job())]
@@ -178,8 +186,7 @@ def create_project(root: Path, cluster: Cluster) -> Project:
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy2(ROOT / "Snakefile", root)
     (root / "config").mkdir()
-    (root / "profiles").symlink_to("slurm_profiles")
-    (root / "slurm").symlink_to("slurm_profiles/slurm")
+    copy_links(root)
     project = Project(root, tuple(cluster.environment.items()))
     scale = yaml.safe_load((root / "experiments/scales/digits.yaml").read_text())
     batch = scale["training"]["batch_size"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.cluster import until
-from tests.slurm.lab import PATIENCE, Lab
+from tests.slurm.lab import PATIENCE, Lab, resume
 
 pytestmark = pytest.mark.slurm
 
@@ -44,7 +44,7 @@ def test_a_training_goes_on_through_all_time_limits_that_it_meets(lab: Lab, tmp_
 
 def test_a_training_whose_node_dies_goes_on_from_the_newest_good_state(lab: Lab, one_rank: Lab) -> None:
     training = lab.make(lab.target(6))
-    lab.wait_for_progress(2)
+    lab.caught(2)
     node = lab.cluster.run("squeue", "-h", "-o", "%N").strip()
     lab.cluster.kill_node(node)
     try:
@@ -57,8 +57,8 @@ def test_a_training_whose_node_dies_goes_on_from_the_newest_good_state(lab: Lab,
 
 def test_a_job_that_an_administrator_requeues_goes_on(lab: Lab, one_rank: Lab) -> None:
     training = lab.make(lab.target(6))
-    lab.wait_for_progress(2)
-    lab.cluster.run("scontrol", "requeue", lab.job())
+    lab.caught(2)
+    lab.cluster.run("scontrol", "requeue", lab.job())  # which continues what is stopped
     training.succeeds()
     assert len(lab.cluster.ended(lab.job())) == 2
     resumed_to_the_same_bits(lab, one_rank)
@@ -66,11 +66,21 @@ def test_a_job_that_an_administrator_requeues_goes_on(lab: Lab, one_rank: Lab) -
 
 def test_a_training_that_is_killed_goes_on(lab: Lab, one_rank: Lab) -> None:
     training = lab.make(lab.target(6))
-    lab.wait_for_progress(2)
-    for trainer in lab.trainers():
+    for trainer in lab.caught(2):
         trainer.kill()
     training.succeeds()
     resumed_to_the_same_bits(lab, one_rank)
+
+
+def test_a_training_of_which_one_rank_is_killed_goes_on(lab: Lab, four_ranks: Lab) -> None:
+    lab.site(nodes=2, ranks_per_node=2)
+    training = lab.make(lab.target(6))
+    trainers = lab.caught(2)
+    victim, *_ = [one for one in trainers if one.environ().get("SLURM_PROCID") == "3"]
+    victim.kill()
+    resume([one for one in trainers if one.pid != victim.pid])
+    training.succeeds()
+    resumed_to_the_same_bits(lab, four_ranks)
 
 
 def resumed_to_the_same_bits(lab: Lab, undisturbed: Lab) -> None:

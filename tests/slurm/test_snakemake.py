@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -9,20 +10,17 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.cluster import until
-from tests.slurm.lab import Lab, resume, suspend
+from tests.slurm.lab import Lab, resume
 
 pytestmark = pytest.mark.slurm
 
 
 def test_after_kill_9_of_snakemake_the_same_command_finds_its_running_job(lab: Lab) -> None:
     first = lab.make(lab.target(2))
-    lab.wait_for_progress(2)
-    trainers = lab.trainers()
-    suspend(trainers)
+    trainers = lab.caught(2)
     try:
         job = lab.job()
         first.kill()
-        lab.project.run("snakemake", lab.target(2), "--unlock")
         listed = [line.split()[:3] for line in lab.project.run("mirai", "jobs").splitlines()]
         assert [lab.states[2], job, "RUNNING"] in listed
         second = lab.make(lab.target(2))
@@ -46,14 +44,12 @@ def test_two_snakemakes_of_one_results_folder_train_a_state_once(lab: Lab, tmp_p
 
 
 def test_ctrl_c_says_what_keeps_running_and_how_to_stop_it(lab: Lab) -> None:
-    training = lab.start("mirai", "train", lab.states[2], "--launcher", "slurm")
-    lab.wait_for_progress(2)
-    trainers = lab.trainers()
-    suspend(trainers)
+    training = lab.make(lab.target(2))
+    trainers = lab.caught(2)
     try:
         job = lab.job()
-        training.process.send_signal(signal.SIGINT)
-        assert training.wait() == 130, training.printed
+        os.killpg(training.process.pid, signal.SIGINT)  # as a terminal does
+        assert training.wait() != 0, training.printed
         assert job in training.printed
         assert f"mirai cancel {lab.states[2]}" in training.printed
         assert lab.cluster.jobs()[job]["job_state"] == "RUNNING"

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from mirai.experiments import paths
+from mirai.experiments import paths, plan
 from mirai.experiments.stages import Phase
-from mirai.states import is_published
+from mirai.states import is_published, read_json
 from mirai.training import checkpoints, loop
 from mirai.training.state import TrainState
 from tests.training import tiny
@@ -106,6 +106,22 @@ def test_damaged_resume_point_is_named_and_the_one_before_it_used(uninterrupted,
     newest.write_bytes(newest.read_bytes()[:-1])
     assert tiny.same_bits(tiny.run(tiny.stage()), uninterrupted)
     assert f"{newest} is truncated" in capsys.readouterr().err
+
+
+def test_behind_a_damaged_parent_its_own_parent_is_used(uninterrupted, tmp_path, monkeypatch, capsys, fresh_plan):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments").symlink_to(Path(__file__).parents[2] / "experiments")
+    tiny.make_codes()
+    whole = tiny.stage()
+    parents = [whole.at(2), whole.at(4)]
+    assert plan.register(whole, "digits").parent == parents[1].key
+    for parent, child in zip([None, *parents], parents, strict=False):
+        tiny.run(child, parent)
+    damaged = paths.resume(parents[1].key).with_suffix(".safetensors")
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    assert tiny.same_bits(tiny.run(whole, parents[1]), uninterrupted)
+    assert read_json(paths.manifest("state", whole.key))["started_at_step"] == 8
+    assert f"{damaged} is truncated" in capsys.readouterr().err
 
 
 def test_another_seed_gives_other_bits(uninterrupted, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflow.project import FIGURES, ROOT, TABLE, Project
+from tests.workflow.project import FIGURES, ROOT, TABLE, Project, copy_links
 
 
 @pytest.fixture(scope="session")
@@ -19,8 +19,7 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Project:
     for name in ("Snakefile", "config/site.example.yaml"):
         (root / name).parent.mkdir(exist_ok=True)
         shutil.copy2(ROOT / name, root / name)
-    (root / "profiles").symlink_to("slurm_profiles")
-    (root / "slurm").symlink_to("slurm_profiles/slurm")
+    copy_links(root)
     return Project(root)
 
 

@@ -27,6 +27,12 @@ LINKED = 100_000  # bytes; larger files of the store are never edited in place, 
 Plan = dict[str, set[str]]  # rule -> its jobs, each as the text of its wildcards
 
 
+def copy_links(root: Path) -> None:
+    """The links that `--profile slurm` and Snakemake's default profile go through, as the project has them."""
+    for name in ("profiles", "slurm"):
+        (root / name).symlink_to(os.readlink(ROOT / name))
+
+
 @dataclass(frozen=True)
 class Project:
     """A working copy; every command is run in its root with the environment's own `snakemake` and `mirai`."""
