@@ -20,8 +20,8 @@ from mirai.experiments.stages import SamplesStage
 from mirai.sampling.dump import MANIFEST
 from mirai.states import atomic_file, is_published
 from mirai.store import sample_images, set_numerics
+from mirai.tokenizer.passes import encode_pixels
 from mirai.tokenizer.store import decoded_batches, load_tokenizer
-from mirai.tokenizer.vqgan import to_float
 
 BATCH = 32  # images through the tokenizer at once
 
@@ -48,13 +48,10 @@ def reconstruct(folder: Path, tokenizer: Path, npz: Path, *, resolution: int, si
     vqgan = load_tokenizer(tokenizer).to("cuda" if torch.cuda.is_available() else "cpu")
     if resolution % vqgan.downsampling:
         raise UserError(f"--resolution {resolution} is no multiple of {vqgan.downsampling}, the pixels of one token")
-    device = vqgan.quantize.embedding.weight.device
 
     def read(count: int, batch_size: int) -> Iterator[np.ndarray]:
         for batch in pictures.read(count, batch_size):
-            with torch.inference_mode():
-                codes = vqgan.encode(to_float(torch.from_numpy(batch).to(device)))
-            yield from decoded_batches(vqgan, codes.cpu().numpy(), batch_size, size)
+            yield from decoded_batches(vqgan, encode_pixels(vqgan, batch), batch_size, size)
 
     side = size or resolution
     _write_npz(npz, Images(f"reconstructions of {folder}", len(pictures), (side, side), read))

@@ -12,15 +12,14 @@ from torch import nn
 from mirai.errors import UserError
 from mirai.evaluation.cache import cached_features
 from mirai.evaluation.evaluate import Target, five_metrics
-from mirai.evaluation.features import INCEPTION_FILE, INCEPTION_SHA256, Inception
+from mirai.evaluation.features import Inception
 from mirai.evaluation.metrics import kernel_distance
 from mirai.evaluation.reference import Reference, adm_statistics, check_widths, holds_statistics
 from mirai.evaluation.sources import Images, of_path
 from mirai.evaluation.statistics import Statistics, feature_statistics
-from mirai.experiments import paths
+from mirai.experiments.public_files import check_released, public_file
 from mirai.experiments.site import load_site
 from mirai.sampling.dump import MANIFEST as SAMPLES
-from mirai.states import sha256
 from mirai.store import sample_images
 
 ADM_SPLIT = 5000  # images per split of the inception score
@@ -54,6 +53,8 @@ def measure(
     if min(batch_size, split_size) < 1:
         raise UserError(f"--batch-size {batch_size} and --split-size {split_size} must be at least 1")
     where = _device(device)
+    if reference.is_file():
+        check_released(reference)
     of_file = reference.is_file() and reference.suffix == ".npz" and holds_statistics(reference)
     statistics = adm_statistics(reference) if of_file else None
     if crop is not None and not any(_is_folder_of_images(path) for path in (samples, reference)):
@@ -62,14 +63,13 @@ def measure(
     images = _images(samples, where, target_images.size[0], crop=crop)
     images = images if num_samples is None else images.first(num_samples)
     _check(images, target_images, split_size, kid)
-    weights = _inception_file(inception)
+    weights, published = inception or load_site().weights_file("inception"), public_file("inception")
     network = Inception(weights).to(where)
     if statistics is not None:
         check_widths(network, target_images, statistics)
-    inception_sha256 = sha256(weights)
     _warn(images, None if statistics else target_images)
-    if inception_sha256 != INCEPTION_SHA256:
-        _told(f"{weights} is not {INCEPTION_FILE}: its numbers compare only with others of the same file")
+    if published is None or network.sha256 != published.sha256:
+        _told(f"{weights} is not the published Inception: its numbers compare only with others of the same file")
 
     target = _reference(network, target_images, statistics, batch_size, progress)
     features = cached_features(network, images, batch_size=batch_size, progress=progress)
@@ -88,7 +88,7 @@ def measure(
         "image_size": list(images.size),
         "is_split_size": split_size,
         "statistics": "images" if statistics is None else "file",
-        "inception_sha256": inception_sha256,
+        "inception_sha256": network.sha256,
     }
 
 
@@ -134,13 +134,6 @@ def _images(path: Path, device: str, side: int | None = None, *, crop: int | Non
     if side is None or images.size[0] <= side:
         return images
     return sample_images(path, device, side)[0]
-
-
-def _inception_file(given: Path | None) -> Path:
-    site = load_site()
-    if given is None and "inception" in site.weights:
-        return site.weights_file("inception")
-    return given or paths.WEIGHTS / INCEPTION_FILE
 
 
 def _check(images: Images, target: Images, split_size: int, kid: bool) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from mirai.errors import UserError
+from mirai.evaluation.statistics import VECTORS_PER_DIMENSION as PER_FEATURE
 from mirai.experiments import paths
 from mirai.experiments.plan import measured, plan_grid
 from mirai.experiments.scale import Scale, load_scale
@@ -15,7 +16,7 @@ from mirai.experiments.stages import Stage
 from mirai.states import is_published, read_json
 
 READERS = ("tokenizer", "codes", "encoder", "features", "reference")  # stages that look at images
-PER_FEATURE = 10  # images, as mirai.evaluation.statistics asks again once it knows how many can be read
+INCEPTION_WIDTH = 2048  # of its pooled features; the spatial ones are 2023
 SPATIAL_CELLS = 16  # of the small feature network's last map
 
 
@@ -32,20 +33,24 @@ def check(grid_name: str, scale_name: str) -> None:
             f"scale {scale_name}: num_samples {samples} do not fill one split of the inception score, is_split_size {split}"
         )
     _require_enough(scale, samples, f"scale {scale_name}: {samples} samples")
+    if scale.evaluation.reference is None:
+        count = scale.evaluation.num_reference
+        _require_enough(scale, count, f"scale {scale_name}: {count} reference images")
     if scale.data.source == "folder" and scale_name != paths.PAPER_SCALE:
         _check_folder(grid_name, scale_name)
 
 
 def _require_enough(scale: Scale, count: int, what: str) -> None:
-    """UserError below ten images per feature of a network trained here."""
+    """UserError below ten images per feature, of which the stages complain once they know how many can be read."""
     features = scale.evaluation.features
     if features.width is None or features.spatial_channels is None:
-        return
-    width = max(features.width, SPATIAL_CELLS * features.spatial_channels)
+        width, otherwise = INCEPTION_WIDTH, "measure fewer by `mirai evaluate SAMPLES --reference REF`"
+    else:
+        width = max(features.width, SPATIAL_CELLS * features.spatial_channels)
+        otherwise = "narrow evaluation.features of the scale"
     if count < PER_FEATURE * width:
         raise UserError(
-            f"{what} are too few: statistics of {width} features need {PER_FEATURE * width}; give more, or narrow "
-            "evaluation.features of the scale"
+            f"{what} are too few: statistics of {width} features need {PER_FEATURE * width}; give more, or {otherwise}"
         )
 
 
@@ -72,7 +77,8 @@ def _check_folder(grid_name: str, scale_name: str) -> None:
                 f"{then['bytes']} bytes then, {now.files} of {now.bytes} now); give the new contents a new name "
                 f"in {paths.SITE}"
             )
-    _require_enough(scale, now.files, f"image folder {folder}: {now.files} images")
+    if scale.evaluation.reference is None:
+        _require_enough(scale, now.files, f"image folder {folder}: {now.files} images")
 
 
 def _readers(grid_name: str, scale_name: str) -> list[Stage]:

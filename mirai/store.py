@@ -19,6 +19,7 @@ from mirai.evaluation.network import load_network
 from mirai.evaluation.sources import Images, of_codes
 from mirai.experiments import paths
 from mirai.experiments.plan import lookup
+from mirai.experiments.public_files import check_released
 from mirai.experiments.recipe import Data, Foresight
 from mirai.experiments.scale import Numerics
 from mirai.experiments.site import Site
@@ -62,6 +63,12 @@ def open_tokenizer(stage: TokenizerStage, device: str) -> VQGAN:
     return load_tokenizer(paths.folder("tokenizer", stage.key)).to(device)
 
 
+def released_file(name: str, site: Site) -> tuple[Path, str]:
+    """A released file of the site, and its SHA-256; UserError if another one is published under that name."""
+    file = site.weights_file(name)
+    return file, check_released(file, name)
+
+
 def encoder_source(stage: EncoderStage, site: Site) -> Path:
     """Where an encoder's weights are: the folder of one trained here, or a timm model's file: the site's, or the hub's."""
     name = stage.encoder.timm
@@ -80,11 +87,17 @@ def check_encoders(stage: StateStage, site: Site) -> None:
         checked = read_json(manifest)
         check_cells(encoder, checked["num_tokens"], stage.grid_side)
         source = encoder_source(encoder_stage, site)
-        if sha256(source) != checked["sha256"]:
-            raise UserError(
-                f"{source} is not the file of {encoder.timm} that {manifest} was made with (SHA-256 "
-                f"{checked['sha256']}); put that one back, since results of both would share their keys"
-            )
+        _require_same(source, sha256(source), encoder.timm, manifest)
+
+
+def _require_same(source: Path, found: str, what: str, manifest: Path) -> None:
+    """UserError if a file that the site keeps is another one than its stage was made with."""
+    made_with = read_json(manifest)["sha256"]
+    if found != made_with:
+        raise UserError(
+            f"{source} is not the file of {what} that {manifest} was made with (SHA-256 {made_with}); put that one back, "
+            "since results of both would share their keys"
+        )
 
 
 def open_sources(stage: StateStage, numerics: Numerics, site: Site, device: torch.device) -> Sources:
@@ -107,10 +120,14 @@ def open_sources(stage: StateStage, numerics: Numerics, site: Site, device: torc
 
 
 def open_features(stage: FeaturesStage, site: Site, device: str) -> torch.nn.Module:
-    """The feature network of a stage."""
-    if stage.features.kind == "inception":
-        return Inception(site.weights_file("inception")).to(device)
-    return load_network(paths.manifest("features", stage.key)).to(device)
+    """The feature network of a stage; UserError if the site's Inception file is not the one of that stage any more."""
+    manifest = paths.manifest("features", stage.key)
+    if stage.features.kind == "trained":
+        return load_network(manifest).to(device)
+    source = site.weights_file("inception")
+    network = Inception(source)
+    _require_same(source, network.sha256, stage.features.name, manifest)
+    return network.to(device)
 
 
 def open_state(stage: StateStage, weights: Literal["raw", "ema"], numerics: Numerics) -> Transformer:

@@ -21,22 +21,23 @@ ALLOWED: dict[str, set[str]] = {
     "randomness": set(),
     "states": set(),
     "released": set(),
+    "numerics": set(),
     "ranks": set(),
     "experiments": {"states"},  # to say what is published, and to freeze recipes
     "data": BASE,
-    "tokenizer": BASE | {"data", "released"},
+    "tokenizer": BASE | {"data", "numerics", "released"},
     "models": BASE | {"released"},
     "foresight": BASE | {"data", "released"},  # models are handed in
     "training": BASE | {"data", "tokenizer", "models", "foresight", "ranks"},
     "sampling": BASE | {"models", "tokenizer"},
-    "evaluation": BASE | {"data", "tokenizer"},
+    "evaluation": BASE | {"data", "numerics", "tokenizer"},
     # what puts the parts together
     "store": BASE | {"data", "tokenizer", "models", "foresight", "sampling", "evaluation"},
     "analysis": BASE | {"data", "tokenizer", "models", "foresight", "sampling", "evaluation", "store"},
     "make": BASE | {"data", "tokenizer", "models", "foresight", "sampling", "evaluation", "ranks", "store", "training"},
     "measure": BASE | {"store", "evaluation", "sampling"},
     "export": BASE | {"evaluation", "sampling", "store", "tokenizer"},
-    "preflight": BASE | {"data"},
+    "preflight": BASE | {"data", "evaluation"},
     "imports": BASE | {"models", "ranks", "released", "sampling", "tokenizer"},
     "launch": BASE | {"make", "ranks"},  # inside functions only: planning imports it, and needs no torch
     "costs": BASE | {"launch"},

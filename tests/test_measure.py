@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,14 @@ from mirai.tokenizer.vqgan import VQGAN
 from tests.evaluation.projection import WIDTHS, RandomProjection
 from tests.training import tiny
 
+ROOT = Path(__file__).parents[1]
 SPLIT = 10
 
 
 class Stand(RandomProjection):
     """Takes Inception's place: reads no file, and any size of image."""
+
+    sha256 = "of no file"
 
     def __init__(self, weights: Path) -> None:
         super().__init__()
@@ -90,6 +94,12 @@ def expected(samples: Features, reference: Features, statistics: list[Statistics
         precision, recall = precision_recall(reference.pooled, samples.pooled, 3, dtype)  # type: ignore[arg-type]
         values |= {f"precision{suffix}": precision, f"recall{suffix}": recall}
     return values
+
+
+def list_published() -> None:
+    """Give the project the list of published files."""
+    Path("config").mkdir()
+    shutil.copy(ROOT / "config/downloads.yaml", "config")
 
 
 SAMPLES, REFERENCE = pixels(35, 1, brightness=200), pixels(25, 0)
@@ -171,7 +181,7 @@ def test_small_sets_and_other_weights_are_measured_with_a_warning(capsys: pytest
         in told
     )
     assert "statistics of 25 reference images" in told
-    assert "inception.pth is not weights-inception-2015-12-05-6726825d.pth" in told
+    assert "inception.pth is not the published Inception: its numbers compare only with others of the same file" in told
     scored(Path("samples.npz"), adm())
     assert "reference images" not in capsys.readouterr().err
 
@@ -241,13 +251,29 @@ def test_what_cannot_be_measured_is_refused_before_the_network_is_opened(
 def test_without_inception_the_place_it_is_looked_for_depends_on_the_site(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mirai.measure.Inception", Inception)
     samples, reference = npz("samples.npz", SAMPLES), npz("reference.npz", REFERENCE)
-    missing = r"weights/weights-inception-2015-12-05-6726825d\.pth is missing; `mirai download inception` fetches"
+    with pytest.raises(UserError, match=r"gone\.pth is missing; `mirai download inception` fetches the right one"):
+        scored(samples, reference, inception=Path("gone.pth"))
+    list_published()
+    missing = r"weights/weights-inception-2015-12-05-6726825d\.pth is missing: `mirai download inception` fetches"
     with pytest.raises(UserError, match=missing):
         scored(samples, reference, inception=None)
-    Path("config").mkdir()
     Path("config/site.yaml").write_text("weights: {inception: elsewhere.pth}\n")
     with pytest.raises(UserError, match=r"'weights\.inception' is elsewhere\.pth, which does not exist"):
         scored(samples, reference, inception=None)
+
+
+def test_a_reference_of_a_published_name_must_be_the_published_one_and_any_other_name_is_the_users(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    list_published()
+    samples = npz("samples.npz", SAMPLES)
+    with monkeypatch.context() as patch:
+        patch.delattr("mirai.measure.Inception")  # before any network is opened
+        with pytest.raises(
+            UserError, match=r"^VIRTUAL_imagenet256_labeled\.npz is not the published VIRTUAL_imagenet256"
+        ):
+            scored(samples, adm("VIRTUAL_imagenet256_labeled.npz"))
+    assert scored(samples, adm("mine.npz"))["num_samples"] == 35
 
 
 SIZE = recipe.Model(num_layers=1, num_heads=2, width=16, ffn_multiple=16)

@@ -21,20 +21,41 @@ from PIL import Image
 from mirai.data.crops import Pixels, Source, centre_square
 from mirai.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
 # what PIL raises on bytes that are no whole image
-_DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+DECODE_ERRORS = (
+    *(OSError, SyntaxError, ValueError, TypeError, EOFError),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
+)
+
+
+class NoImage(UserError):
+    """A file that can be read, but not decoded."""
 
 
 class CorruptImage(UserError):
-    """A file that cannot be decoded; `file` is its path within the image folder."""
+    """Such a file of an image folder; `file` is its path within it."""
 
-    def __init__(self, folder: Path, file: str, reason: Exception) -> None:
-        super().__init__(
-            f"{folder / file} is no readable image ({reason}); "
-            "replace or remove it, or set the data's `corrupt_images` to skip"
-        )
+    def __init__(self, trouble: NoImage, file: str) -> None:
+        super().__init__(f"{trouble}, or set the data's `corrupt_images` to skip")
         self.file = file
+
+
+def open_rgb(path: Path) -> tuple[Image.Image, Source]:
+    """An image in RGB and what its file holds. Like torchvision's loader this takes no notice of EXIF's orientation.
+
+    NoImage for bytes that are no whole image, UserError for a file that cannot be read.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:  # a fault of the disk or of permissions, which skipping must not hide
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        image = Image.open(io.BytesIO(data))
+        source = Source(min(image.size), image.mode)
+        return image.convert("RGB"), source
+    except DECODE_ERRORS as error:
+        raise NoImage(f"{path} is no readable image ({error}); replace or remove it") from error
 
 
 @dataclass(frozen=True)
@@ -126,23 +147,17 @@ class FolderSet:
         """Path of the file within the folder."""
         return self.files[self.chosen[index]].path
 
-    def _decoded(self, index: int) -> tuple[Image.Image, Source]:
-        """The image in RGB and what its file holds. Like torchvision's loader this takes no notice of EXIF's orientation."""
+    def picture(self, index: int) -> tuple[Image.Image, Source]:
+        """The whole image in RGB and what its file holds; CorruptImage if it cannot be decoded."""
         file = self.name(index)
         try:
-            data = (self.folder / file).read_bytes()
-        except OSError as error:  # a fault of the disk or of permissions, which skipping must not hide
-            raise UserError(f"{self.folder / file} cannot be read: {error.strerror}") from error
-        try:
-            image = Image.open(io.BytesIO(data))
-            source = Source(min(image.size), image.mode)
-            return image.convert("RGB"), source
-        except _DECODE_ERRORS as error:
-            raise CorruptImage(self.folder, file, error) from error
+            return open_rgb(self.folder / file)
+        except NoImage as trouble:
+            raise CorruptImage(trouble, file) from trouble
 
     def read(self, index: int) -> tuple[Pixels, Source]:
         """The square (S', S', 3) views are cut from, and the file's size and mode; CorruptImage if it cannot be decoded."""
-        image, source = self._decoded(index)
+        image, source = self.picture(index)
         return centre_square(image, self.side), source
 
     def square(self, index: int) -> Pixels:
@@ -151,7 +166,7 @@ class FolderSet:
 
     def centre(self, index: int) -> Pixels:
         """ADM's centre crop at the resolution itself (S, S, 3)."""
-        return centre_square(self._decoded(index)[0], self.resolution)
+        return centre_square(self.picture(index)[0], self.resolution)
 
     def factors(self) -> None:
         """None: real images come without factors."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -104,9 +106,14 @@ def _open_folder(data: Data, split: Split, count: int | None, folder: Path | Non
 
 
 def centre_images(images: ImageSet, indices: Sequence[int] | None = None, *, progress: bool = False) -> Pixels:
-    """Plain centre crops (n, S, S, 3) at the resolution, as reference and validation images are."""
+    """Plain centre crops (n, S, S, 3) at the resolution, as reference and validation images are. Threads decode files."""
     chosen = range(len(images)) if indices is None else indices
     centres = np.empty((len(chosen), images.resolution, images.resolution, 3), np.uint8)
-    for place, index in enumerate(tqdm(chosen, desc="images", disable=not progress)):
-        centres[place] = images.centre(index)
+
+    def fill(place: int) -> None:
+        centres[place] = images.centre(chosen[place])
+
+    with ThreadPoolExecutor(None if isinstance(images, FolderSet) else 1) as threads:  # drawing keeps Python's lock
+        done = threads.map(fill, range(len(chosen)))
+        deque(tqdm(done, total=len(chosen), desc="images", disable=not progress), maxlen=0)
     return centres

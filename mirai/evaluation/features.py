@@ -6,7 +6,6 @@ logits (B, classes)). `Inception` is ADM's; mirai.evaluation.network trains a sm
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,16 +18,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mirai.errors import UserError
-from mirai.evaluation.numerics import full_float32
 from mirai.evaluation.sources import Images, in_memory
 from mirai.experiments import paths
+from mirai.experiments.public_files import check_released
+from mirai.numerics import full_float32
 
-INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
-INCEPTION_ADDRESS = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
-INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 INCEPTION_SOURCE = (  # the end of a sentence that says what is wrong
-    f"`mirai download inception` fetches {INCEPTION_FILE} to {paths.WEIGHTS}/ (96 MB from {INCEPTION_ADDRESS}, SHA-256 "
-    f"{INCEPTION_SHA256}); a copy of yours is named by --inception, or as weights.inception in {paths.SITE}"
+    f"`mirai download inception` fetches the right one to {paths.WEIGHTS}/; a copy of yours is named by --inception, or as "
+    f"weights.inception in {paths.SITE}"
 )
 SPATIAL_CHANNELS = 7  # ADM keeps the first 7 of 192 channels: 17 * 17 * 7 = 2023 sFID features
 
@@ -73,7 +70,7 @@ def extract(
             bar.update(len(batch))
     assert done == len(images), "a source gives as many images as it says"
     features = Features(*arrays)
-    if not np.isfinite(features.pooled).all():
+    if not all(np.isfinite(array).all() for array in arrays):
         raise UserError(f"features of {images.what} are not finite: the feature network's weights are damaged")
     return features
 
@@ -104,6 +101,7 @@ class Inception(nn.Module):
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
         copy = _trusted_copy(weights)
+        self.sha256 = check_released(weights)
         try:
             with torch.random.fork_rng(devices=[]):  # its constructor draws initial weights
                 self.network = FeatureExtractorInceptionV3(
@@ -128,10 +126,6 @@ def _trusted_copy(weights: Path) -> io.BytesIO:
     """The weights as a file of our own making, because torch-fidelity unpickles whatever it is given."""
     if not weights.is_file():
         raise UserError(f"{weights} is missing; {INCEPTION_SOURCE}")
-    with weights.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if weights.name == INCEPTION_FILE and found != INCEPTION_SHA256:
-        raise UserError(f"{weights} is damaged: its SHA-256 is {found}; {INCEPTION_SOURCE}")
     try:
         state = torch.load(weights, map_location="cpu", weights_only=True)
     except Exception as error:  # of a damaged pickle nearly any

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mirai.evaluation.numerics import full_float32
 from mirai.evaluation.statistics import Statistics
+from mirai.numerics import full_float32
 
 Precision = Literal["float16", "float32"]
 ADM_BLOCK = (10_000, 10_000)  # rows, columns of distances that ADM looks at together; 0.5 GB

@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image
 
 from mirai.data.crops import centre_square
-from mirai.data.folder import SUFFIXES
+from mirai.data.folder import SUFFIXES, open_rgb
 from mirai.data.images import ImageSet, centre_images
 from mirai.errors import UserError
 from mirai.states import sha256
@@ -32,8 +31,6 @@ from mirai.tokenizer.vqgan import VQGAN
 ARRAY = "arr_0"  # ADM's name for the images
 # what reading a truncated or altered .npz raises
 DAMAGE = (OSError, ValueError, EOFError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile)
-# what PIL raises on bytes that are no whole image
-NO_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -215,12 +212,8 @@ def _image_files(folder: Path) -> list[Path]:
 
 def _decoded(path: Path, crop: int | None) -> np.ndarray:
     """Pixels (H, W, 3) of an image file."""
-    try:
-        with Image.open(path) as image:
-            rgb = image.convert("RGB")
-            return np.asarray(rgb) if crop is None else centre_square(rgb, crop)
-    except NO_IMAGE as error:
-        raise UserError(f"{path} is no readable image ({error}); replace or remove it") from error
+    image = open_rgb(path)[0]
+    return np.asarray(image) if crop is None else centre_square(image, crop)
 
 
 def _digest(*parts: str) -> str:

@@ -8,9 +8,11 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from mirai.errors import UserError
 from mirai.experiments import paths
 from mirai.experiments.recipe import Recipe
 from mirai.experiments.yaml_input import read_yaml, validate
+from mirai.states import sha256
 
 
 class PublicFile(Recipe):
@@ -87,6 +89,19 @@ def public_files() -> dict[str, PublicFile]:
 def public_file(name: str) -> PublicFile | None:
     """One of them; None if there is none of that name, or no list."""
     return public_files().get(name) if paths.DOWNLOADS.exists() else None
+
+
+def check_released(file: Path, name: str | None = None) -> str:
+    """SHA-256 of a file; UserError if it goes by a published one's name, its own or that in a recipe, with another sum."""
+    files = public_files() if paths.DOWNLOADS.exists() else {}
+    known = name or next((known for known, entry in files.items() if entry.file == file.name), "")
+    found, published = sha256(file), files[known].sha256 if known in files else None
+    if published not in (None, found):
+        raise UserError(
+            f"{file} is not the published {files[known].file}: its SHA-256 is {found}, {paths.DOWNLOADS} says {published}; "
+            f"delete it and run `mirai download {known}`, or give a file of your own another name"
+        )
+    return found
 
 
 def shown_bytes(size: int | None) -> str:

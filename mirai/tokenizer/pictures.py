@@ -13,7 +13,7 @@ from PIL import Image
 
 from mirai.data.batches import batch_indices
 from mirai.data.crops import Pixels
-from mirai.data.folder import CorruptImage, FolderSet
+from mirai.data.folder import FolderSet
 from mirai.data.images import ImageSet, centre_images
 from mirai.experiments.recipe import TokenizerTraining
 from mirai.randomness import stream
@@ -84,10 +84,6 @@ def _read_ahead(images: ImageSet, plan: TokenizerTraining, first: int) -> Genera
 
 def _picture(images: ImageSet, index: int) -> Image.Image:
     """The whole image in RGB: a folder's file, uncut, or what a generated set draws."""
-    if not isinstance(images, FolderSet):
-        return Image.fromarray(images.centre(index))
-    file = images.name(index)
-    try:
-        return Image.open(images.folder / file).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise CorruptImage(images.folder, file, error) from error
+    if isinstance(images, FolderSet):
+        return images.picture(index)[0]
+    return Image.fromarray(images.centre(index))

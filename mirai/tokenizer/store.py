@@ -19,6 +19,7 @@ from mirai import states
 from mirai.errors import UserError
 from mirai.experiments.recipe import Tokenizer
 from mirai.released import load_strictly, read_checkpoint
+from mirai.tokenizer.passes import in_passes
 from mirai.tokenizer.vqgan import VQGAN, to_uint8
 
 MANIFEST = "tokenizer.json"
@@ -71,18 +72,22 @@ def import_tokenizer(file: Path, recipe: Tokenizer, *, ema: bool = False) -> VQG
 def decoded_batches(
     model: VQGAN, codes: np.ndarray, batch_size: int = 64, size: int | None = None
 ) -> Iterator[np.ndarray]:
-    """Pixels (b, H, W, 3) uint8 of codes (n, N), batch after batch, decoded in float32 on the model's device.
+    """Pixels (b, H, W, 3) uint8 of codes (n, N), batch after batch, decoded in float32, without TF32, on the model's device.
 
     `size`: side to which images of another one are resized before they are rounded, bicubically and without
     antialiasing, as LlamaGen's sampler brings 384 to 256.
     """
-    device = model.quantize.embedding.weight.device
-    for start in range(0, len(codes), batch_size):
-        batch = torch.from_numpy(codes[start : start + batch_size].astype(np.int64)).to(device)
-        images = model.decode(batch)
+
+    def decoded(part: Tensor) -> Tensor:
+        images = model.decode(part)
         if size not in (None, images.shape[-1]):
             images = F.interpolate(images, size=(size, size), mode="bicubic")
-        yield to_uint8(images).cpu().numpy()
+        return to_uint8(images)
+
+    device, pixels = model.quantize.embedding.weight.device, codes.shape[1] * model.downsampling**2
+    for start in range(0, len(codes), batch_size):
+        batch = torch.from_numpy(codes[start : start + batch_size].astype(np.int64)).to(device)
+        yield in_passes(decoded, batch, pixels).cpu().numpy()
 
 
 def decode_images(

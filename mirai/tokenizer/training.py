@@ -20,6 +20,7 @@ from mirai.experiments.recipe import Tokenizer, TokenizerTraining
 from mirai.randomness import integer, stream
 from mirai.tokenizer import discriminator, lpips
 from mirai.tokenizer.learner import Learner, load_progress, save_progress
+from mirai.tokenizer.passes import in_passes
 from mirai.tokenizer.pictures import batches
 from mirai.tokenizer.vqgan import VQGAN, to_float, unit_vectors
 
@@ -146,12 +147,13 @@ def _refuse_small(recipe: Tokenizer, plan: TokenizerTraining, side: int) -> None
 @torch.inference_mode()
 def measure_tokenizer(model: VQGAN, images: np.ndarray, *, batch_size: int = 100) -> dict[str, float]:
     """PSNR in dB (of the squared error averaged over all pixels) and share of codes used on `images` (n, S, S, 3) uint8."""
-    device = model.quantize.embedding.weight.device
+    device, pixels = model.quantize.embedding.weight.device, images.shape[1] * images.shape[2]
     squared_error, codes_used = 0.0, set[int]()
     for start in range(0, len(images), batch_size):
         batch = to_float(torch.from_numpy(images[start : start + batch_size]).to(device))
-        codes = model.encode(batch)
-        squared_error += F.mse_loss(model.decode(codes).clamp(-1, 1), batch, reduction="sum").item()
+        codes = in_passes(model.encode, batch, pixels)
+        decoded = in_passes(model.decode, codes, pixels)
+        squared_error += F.mse_loss(decoded.clamp(-1, 1), batch, reduction="sum").item()
         codes_used.update(codes.unique().tolist())
     peak_squared = 2.0**2  # of pixels in [-1, 1]
     psnr = 10 * math.log10(peak_squared * images.size / squared_error)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,11 @@ import pytest
 from PIL import Image
 from squares import load_squares
 from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from mirai.data.folder import CorruptImage, fingerprint, list_images
-from mirai.data.images import open_images
+from mirai.data.crops import Pixels
+from mirai.data.folder import SUFFIXES, CorruptImage, FolderSet, fingerprint, list_images
+from mirai.data.images import centre_images, open_images
 from mirai.errors import UserError
 from mirai.experiments.recipe import Data
 
@@ -52,6 +56,19 @@ def test_order_classes_and_labels_are_imagefolders(folder: Path) -> None:
     assert list(names) == wanted.classes
     assert [(str(folder / file.path), file.label) for file in files] == wanted.samples
     assert [file.bytes for file in files] == [os.path.getsize(path) for path, _ in wanted.samples]
+
+
+def test_every_kind_of_file_that_imagefolder_takes_is_an_image(folder: Path) -> None:
+    assert sorted(SUFFIXES) == sorted(IMG_EXTENSIONS)
+    for suffix in ("ppm", "pgm", "tif", "tiff"):
+        noise("L" if suffix == "pgm" else "RGB").save(folder / "dog" / f"other.{suffix}")
+    (folder / ".cache").rmdir()
+    wanted = ImageFolder(str(folder), transform=np.array)
+    images = open_images(DATA.model_copy(update={"resolution": 7}), "train", folder=folder)
+    assert [images.name(index) for index in range(len(images))] == [
+        str(Path(path).relative_to(folder)) for path, _ in wanted.samples
+    ]
+    assert load_squares(images).shape == (10, 7, 7, 3)
 
 
 def test_grey_alpha_cmyk_and_palette_become_rgb_as_pil_converts_them(folder: Path) -> None:
@@ -95,6 +112,40 @@ def test_a_file_that_is_no_image_is_refused_by_name(folder: Path, content: bytes
     (folder / "cat" / "grey.PNG").write_bytes(content)
     with pytest.raises(UserError, match=r"cat/grey\.PNG is no readable image"):
         open_images(DATA, "train", folder=folder).square(0)
+
+
+def test_centre_crops_are_made_by_threads_in_order_and_a_corrupt_one_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = open_images(DATA, "train", folder=folder)
+    alone = [images.centre(index) for index in range(6)]
+    decoders, original = set(), type(images).centre
+
+    def noted(self: FolderSet, index: int) -> Pixels:
+        decoders.add(threading.current_thread().name)
+        time.sleep(0.01)
+        return original(self, index)
+
+    monkeypatch.setattr(type(images), "centre", noted)
+    np.testing.assert_array_equal(centre_images(images), alone)
+    np.testing.assert_array_equal(centre_images(images, [4, 1]), [alone[4], alone[1]])
+    assert len(decoders) > 1
+    damage(folder)
+    with pytest.raises(CorruptImage, match=r"dog/Z\.jpeg is no readable image"):
+        centre_images(images)
+
+
+def test_a_damaged_tiff_is_no_readable_image(folder: Path) -> None:
+    """PIL meets a place in the file that is no whole number with a TypeError."""
+    path = folder / "dog" / "other.tif"
+    noise("RGB").save(path)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"\x11\x01\x04") + 2] = 5  # where the pixels begin: an integer becomes a fraction
+    path.write_bytes(content)
+    images = open_images(DATA, "train", folder=folder)
+    place = next(index for index in range(len(images)) if images.name(index) == "dog/other.tif")
+    with pytest.raises(CorruptImage, match=r"other\.tif is no readable image"):
+        images.square(place)
 
 
 def test_skipping_leaves_unreadable_images_and_their_labels_out(

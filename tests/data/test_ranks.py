@@ -287,7 +287,7 @@ def test_a_pass_of_the_tokenizer_is_bounded_in_pixels_and_squares_are_stored_as_
     scale = project / "experiments/scales/digits.yaml"
     scale.write_text(scale.read_text().replace("numerics: {", "numerics: {store_squares: false, "))
     load_scale.cache_clear()
-    monkeypatch.setattr("mirai.make.ENCODE_PIXELS", 16 * 16 * 5 + 1)
+    monkeypatch.setattr("mirai.tokenizer.passes.PASS_PIXELS", 16 * 16 * 5 + 1)
     given: list[tuple[int, ...]] = []
     original = VQGAN.encode
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from golden_weights import GOLDEN, golden_tensor
 from torch import Tensor
 
 from mirai.errors import UserError
-from mirai.evaluation.features import INCEPTION_ADDRESS, INCEPTION_FILE, INCEPTION_SHA256, Inception, extract
+from mirai.evaluation.features import Inception, extract
 from mirai.evaluation.metrics import inception_score
 from mirai.evaluation.sources import Images
+from mirai.states import sha256
 from tests.evaluation.projection import SIDE, WIDTHS, RandomProjection
 
 pytestmark = pytest.mark.full
@@ -61,34 +61,29 @@ def test_inception_features_are_those_of_the_reference_network(weights: Path) ->
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_missing_inception_weights_are_named_with_address_checksum_and_place(tmp_path: Path) -> None:
+def test_missing_inception_weights_are_named_with_what_brings_them(tmp_path: Path) -> None:
     with pytest.raises(UserError) as told:
         Inception(tmp_path / "nowhere.pth")
-    sentence = str(told.value)
     for part in (
         "nowhere.pth is missing",
-        INCEPTION_FILE,
-        INCEPTION_ADDRESS,
-        INCEPTION_SHA256,
+        "`mirai download inception`",
         "weights/",
         "--inception",
+        "weights.inception",
     ):
-        assert part in sentence
+        assert part in str(told.value)
 
 
-def test_the_inception_file_is_the_one_that_downloads_know() -> None:
-    listed = yaml.safe_load((ROOT / "config" / "downloads.yaml").read_text())["files"]["inception"]
-    assert (listed["file"], listed["address"], listed["sha256"]) == (
-        INCEPTION_FILE,
-        INCEPTION_ADDRESS,
-        INCEPTION_SHA256,
-    )
-
-
-def test_inception_weights_of_the_released_name_with_another_content_are_refused(tmp_path: Path, weights: Path) -> None:
-    path = tmp_path / INCEPTION_FILE
+def test_inception_weights_of_the_released_name_with_another_content_are_refused(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Inception(weights).sha256 == sha256(weights)
+    monkeypatch.chdir(ROOT)  # where the published sum is listed
+    path = tmp_path / "weights-inception-2015-12-05-6726825d.pth"
     path.write_bytes(weights.read_bytes())
-    with pytest.raises(UserError, match=r"is damaged: its SHA-256 is [0-9a-f]{64}; `mirai download inception`"):
+    with pytest.raises(
+        UserError, match=r"d\.pth is not the published weights-inc.*; delete it and run `mirai download inc"
+    ):
         Inception(path)
 
 
@@ -165,8 +160,13 @@ def test_features_are_computed_without_tf32_and_leave_the_settings_as_they_were(
         torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def test_features_that_are_not_finite_are_refused() -> None:
-    network = RandomProjection()
-    network.weight.data[0, 0] = torch.nan
+@pytest.mark.parametrize("name", ["pooled", "spatial", "logits"])
+def test_features_that_are_not_finite_are_refused(name: str) -> None:
+    class Damaged(RandomProjection):
+        def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+            outputs = dict(zip(("pooled", "spatial", "logits"), super().forward(images), strict=True))
+            outputs[name][-1, 0] = torch.inf
+            return tuple(outputs.values())
+
     with pytest.raises(UserError, match="features of images are not finite: the feature network's weights are damaged"):
-        extract(network, np.ones((2, SIDE, SIDE, 3), np.uint8), progress=False)
+        extract(Damaged(), np.ones((2, SIDE, SIDE, 3), np.uint8), progress=False)

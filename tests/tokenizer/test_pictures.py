@@ -122,8 +122,9 @@ def test_the_shorter_side_is_a_whole_number_of_pixels_up_to_a_quarter_longer(mon
     assert sides == {16, 17, 18, 19, 20}
 
 
-def test_a_file_that_is_no_image_is_named(pets: ImageSet, tmp_path: Path) -> None:
-    (tmp_path / "pets" / "cat" / "3.png").write_bytes(b"no image")
+@pytest.mark.parametrize("content", [b"no image", b"\x89PNG\r\n\x1a\n\x00\x00\x00"])
+def test_a_file_that_is_no_image_is_named(content: bytes, pets: ImageSet, tmp_path: Path) -> None:
+    (tmp_path / "pets" / "cat" / "3.png").write_bytes(content)
     with pytest.raises(CorruptImage, match=r"cat/3\.png is no readable image") as error:
         all_batches(pets, AUGMENTED.model_copy(update={"steps": 10}))
     assert isinstance(error.value, UserError)

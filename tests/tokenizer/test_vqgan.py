@@ -75,6 +75,11 @@ def test_parameter_counts_are_those_of_vq_16_and_vq_8(multipliers: tuple[int, ..
     assert sum(parameter.numel() for parameter in model.parameters()) == count
 
 
+def test_the_golden_model_has_llamagens_number_of_parameters(vq16: VQGAN) -> None:
+    expected = json.loads((FOLDER / "config.json").read_text())["num_parameters"]
+    assert sum(parameter.numel() for parameter in vq16.parameters()) == expected
+
+
 def test_latents_are_those_of_llamagen(vq16: VQGAN, arrays: dict[str, torch.Tensor]) -> None:
     with torch.no_grad():
         assert furthest(vq16.latents(arrays["images"]), arrays["z"]) < 1e-5
@@ -114,8 +119,8 @@ def test_pixels_are_rounded_as_in_llamagens_sampler(
     decoded_random: torch.Tensor, arrays: dict[str, torch.Tensor]
 ) -> None:
     theirs, exact = arrays["decoded_random_uint8"], 127.5 * arrays["decoded_random"].permute(0, 2, 3, 1) + 128
-    clear = (exact - exact.round()).abs() > 1e-2  # elsewhere the noise of a float decides
-    assert clear.float().mean() > 0.95
+    clear = (exact - exact.round()).abs() > 1e-3  # elsewhere the noise of a float decides (golden/README.md)
+    assert clear.float().mean() > 0.99
     assert torch.equal(to_uint8(decoded_random)[clear], theirs[clear])
 
 
@@ -128,9 +133,13 @@ def test_decoded_pixels_are_those_of_llamagens_sampler_at_its_size_and_resized(
 ) -> None:
     ours, theirs = decode_images(vq16, arrays["random_codes"].numpy(), size=size), arrays[name].numpy()
     assert ours.shape == theirs.shape
-    # 1e-3 of an integer and the noise of a float, 3e-5 of 127.5, may round to either side
-    assert np.abs(ours.astype(int) - theirs).max() <= 1
-    assert (ours == theirs).mean() > 0.99
+    exact = arrays["decoded_random"]
+    if theirs.shape[1] != exact.shape[-1]:
+        exact = torch.nn.functional.interpolate(exact, size=theirs.shape[1:3], mode="bicubic")
+    exact = 127.5 * exact.permute(0, 2, 3, 1) + 128
+    off = np.abs(ours.astype(int) - theirs)
+    assert off.max() <= 1
+    assert not off[((exact - exact.round()).abs() > 1e-3).numpy()].any()  # golden/README.md
 
 
 def test_rounding_is_half_up_and_clipped() -> None:
