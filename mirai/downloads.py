@@ -70,10 +70,10 @@ def download(names: Iterable[str], *, everything: bool = False, folder: Path = p
         print(f"for {paths.SITE}:\nweights:{places}")
 
 
-def print_files(folder: Path = paths.WEIGHTS) -> None:
-    """List all files: size, whether they are there, licence, and what needs them. Sizes are looked at, not contents."""
-    given = load_site().weights
-    files = public_files()
+def print_files(names: Iterable[str] = (), *, folder: Path = paths.WEIGHTS) -> None:
+    """List files by name (none: all): size, whether they are there, licence, what needs them. Contents are not looked at."""
+    given, wanted = load_site().weights, list(names)
+    files = _chosen(public_files(), wanted, not wanted)
     width = max(map(len, files))
     for name, file in files.items():
         status = f"as {paths.SITE} says: {given[name]}" if name in given else _status(file, folder)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from mirai.errors import UserError
 from mirai.experiments import paths, recipe
+from mirai.experiments.public_files import check_released
 from mirai.experiments.scale import load_scale
 from mirai.models.transformer import Transformer
 from mirai.models.weights import load_model, transformer_tensors
@@ -56,7 +57,7 @@ def import_transformer(
                 f"{there['model']['token_order']} order, imported before; choose another folder by --to, or delete it"
             )
         return
-    checkpoint = read_checkpoint(file, ema=ema)
+    checkpoint, source = read_checkpoint(file, ema=ema), _source(file)
     sizes = {name: size.model for name, size in load_scale(paths.PAPER_SCALE).sizes.items()}
     size, model, tensors = transformer_tensors(checkpoint, sizes)
     if (order == "par") != (model.token_order != "raster"):
@@ -80,7 +81,7 @@ def import_transformer(
         "resolution": side,
         "downsampling": downsampling,
         "weights": weights_kind,
-        "source": _source(file),
+        "source": source,
     }
     weights = save_tensors(folder / "weights.safetensors", {f"model/{name}": value for name, value in tensors.items()})
     publish(folder / TRANSFORMER, content, {"weights": weights})
@@ -94,7 +95,7 @@ def import_vq(file: Path, folder: Path, *, ema: bool = False) -> None:
         if there != weights_kind:
             raise UserError(f"{folder} holds the {there} weights of {file.name}; choose another folder by --to")
         return
-    tensors = read_checkpoint(file, ema=ema).tensors
+    tensors, source = read_checkpoint(file, ema=ema).tensors, _source(file)
     levels = {name.split(".")[2] for name in tensors if name.startswith("encoder.conv_blocks.")}
     if "tok_embeddings.weight" in tensors:
         raise UserError(f"{file} holds a transformer, no tokenizer; `mirai import llamagen {file}` takes it")
@@ -102,7 +103,7 @@ def import_vq(file: Path, folder: Path, *, ema: bool = False) -> None:
         raise UserError(f"{file} holds neither VQ-16 nor VQ-8: its encoder has {len(levels)} levels, theirs 5 and 4")
     multipliers = VQ_MULTIPLIERS[len(levels)]
     tokenizer = recipe.Tokenizer(name=f"VQ-{2 ** (len(levels) - 1)}", multipliers=multipliers, weights=file.stem)
-    report = {"source": _source(file), "weights": weights_kind}
+    report = {"source": source, "weights": weights_kind}
     save_tokenizer(folder, import_tokenizer(file, tokenizer, ema=ema), tokenizer, report)
 
 
@@ -113,15 +114,16 @@ def open_imported(
     device: str | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> Imported:
-    """The one model in a folder or in its sub-folders, with the tokenizer given or the only one beside it.
+    """The one model in a folder or in its sub-folders, with the tokenizer given or the only one beside it that fits.
 
     `device` None is a GPU if torch sees one; `dtype` is the transformer's. UserError where there is none,
     where the user must choose, and where the tokenizer has other codes than the model.
     """
-    home = _only(folder, [folder, *_children(folder)], TRANSFORMER, "model", "llamagen", "--weights")
-    near = [tokenizer] if tokenizer is not None else [home, *_children(home.parent)]
-    tokenizer_folder = _only(tokenizer or home.parent, near, TOKENIZER, "tokenizer", "vq", "--tokenizer")
+    home = _only(folder, _holding(TRANSFORMER, [folder, *_children(folder)]), "model", "llamagen", "--weights")
     manifest = read_json(home / TRANSFORMER)
+    near = _holding(TOKENIZER, [tokenizer] if tokenizer is not None else [home, *_children(home.parent)])
+    fitting = [place for place in near if _fits(tokenizer_recipe(place), manifest)]
+    tokenizer_folder = _only(tokenizer or home.parent, fitting or near[:1], "tokenizer", "vq", "--tokenizer")
     tokens = tokenizer_recipe(tokenizer_folder)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -174,21 +176,21 @@ def sample_imported(
 
 def _is_there(manifest: Path, file: Path) -> bool:
     """Whether this file was imported to here before; UserError if it was another one."""
-    if any((manifest.parent / name).exists() for name in {TRANSFORMER, TOKENIZER} - {manifest.name}):
+    other = any((manifest.parent / name).exists() for name in {TRANSFORMER, TOKENIZER} - {manifest.name})
+    content = read_json(manifest) if is_published(manifest) else {}
+    source = content.get("source") or content.get("report", {}).get("source", {})
+    if other or (content and "file" not in source):  # without a file: a tokenizer that was trained, or made by a stage
         raise UserError(f"{manifest.parent} holds other weights already; choose another folder by --to")
-    if not is_published(manifest):
-        return False
-    content = read_json(manifest)
-    source = content.get("source") or content["report"]["source"]
-    if file.is_file() and source["sha256"] != sha256(file):
+    if content and file.is_file() and source["sha256"] != sha256(file):
         raise UserError(
             f"{manifest.parent} holds the weights of another {source['file']}; choose another folder by --to"
         )
-    return True
+    return bool(content)
 
 
 def _source(file: Path) -> dict[str, object]:
-    return {"file": file.name, "bytes": file.stat().st_size, "sha256": sha256(file)}
+    """For a manifest; UserError for a file under a released one's name that is another."""
+    return {"file": file.name, "bytes": file.stat().st_size, "sha256": check_released(file)}
 
 
 def _resolution(file: Path, argument: object) -> int:
@@ -204,9 +206,17 @@ def _children(folder: Path) -> list[Path]:
     return sorted(child for child in folder.iterdir() if child.is_dir()) if folder.is_dir() else []
 
 
-def _only(place: Path, folders: Iterable[Path], manifest: str, what: str, command: str, option: str) -> Path:
-    """The one folder that holds a manifest."""
-    found = [folder for folder in folders if (folder / manifest).exists()]
+def _holding(manifest: str, folders: Iterable[Path]) -> list[Path]:
+    return [folder for folder in folders if (folder / manifest).exists()]
+
+
+def _fits(tokens: recipe.Tokenizer, model: Mapping[str, Any]) -> bool:
+    """Whether a tokenizer decodes what a model of this manifest writes."""
+    return (tokens.codebook_size, tokens.downsampling) == (model["codebook_size"], model.get("downsampling", 16))
+
+
+def _only(place: Path, found: Sequence[Path], what: str, command: str, option: str) -> Path:
+    """The one folder of those found."""
     if not found:
         raise UserError(f"{place} holds no imported {what}; `mirai import {command} FILE --to {place}/NAME` makes one")
     if len(found) > 1:

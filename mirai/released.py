@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import pickle
 import re
 import zipfile
@@ -18,6 +19,7 @@ from mirai.errors import UserError
 
 # Where LlamaGen's and PAR's programs keep the weights: DDP training, DeepSpeed, others; FSDP files have no top level.
 WEIGHT_KEYS = ("model", "module", "state_dict")
+DAMAGED = "is truncated or no checkpoint; download it again"
 LISTED = 6  # names in a message before "and n more"
 
 
@@ -34,19 +36,27 @@ def read_checkpoint(file: Path, *, ema: bool = False) -> Checkpoint:
     """The weights of a .pt file, or with `ema` their moving average, mapped into memory rather than read.
 
     No pickled code runs: tensors, plain containers and an argparse Namespace are all that is accepted. UserError if the
-    file is missing, damaged, or holds anything else.
+    file is missing, damaged (a zip's checksums are compared), or holds anything else.
     """
     if not file.is_file():
         raise UserError(f"{file} does not exist; `mirai download --list` says which weights are public, and where")
+    zipped = zipfile.is_zipfile(file)
     try:
+        if zipped:
+            _require_whole(file)
         with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
+    except (UserError, MemoryError):
+        raise
     except pickle.UnpicklingError as error:
         refused = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
         what = f"a pickled {refused[1]}, which is not read from foreign files" if refused else "no plain tensors"
         raise UserError(f"{file} holds {what}; is it the right file, and whole?") from None
+    except OSError as error:
+        cut = error.errno == errno.EINVAL  # zipfile looks for what is missing before the file's first byte
+        raise UserError(f"{file} {DAMAGED if cut else f'cannot be read: {error.strerror or error}'}") from None
     except Exception:  # of a damaged pickle nearly any: IndexError, KeyError, struct.error, AssertionError, ...
-        raise UserError(f"{file} is truncated or no checkpoint; download it again") from None
+        raise UserError(f"{file} {DAMAGED}") from None
     if not isinstance(content, dict):
         raise UserError(f"{file} holds a {type(content).__name__}, no dictionary of weights")
     arguments = content.get("args")
@@ -76,6 +86,14 @@ def check_strictly(model: nn.Module, tensors: Mapping[str, Tensor], file: Path, 
     found = [f"{trouble}: {_listed(names)}" for trouble, names in troubles.items() if names]
     if found:
         raise UserError(f"{file} does not hold the weights of {what}: {'; '.join(found)}")
+
+
+def _require_whole(file: Path) -> None:
+    """UserError if a record of a zip file has another checksum than was written with it, at which torch never looks."""
+    with zipfile.ZipFile(file) as records:
+        damaged = records.testzip()
+    if damaged is not None:
+        raise UserError(f"{file} is damaged: its record {damaged} does not have its checksum; download it again")
 
 
 def _weights(file: Path, content: Mapping[str, Any], ema: bool) -> Mapping[str, Tensor]:

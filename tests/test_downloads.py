@@ -23,10 +23,11 @@ import pytest
 import yaml
 
 from mirai import downloads
+from mirai.cli import main
 from mirai.downloads import download, print_files
 from mirai.errors import UserError
 from mirai.experiments import paths
-from mirai.experiments.public_files import PublicFile, PublicFiles, public_files, shown_bytes
+from mirai.experiments.public_files import PublicFile, PublicFiles, check_released, public_files, shown_bytes
 from mirai.experiments.scale import load_scale
 from mirai.experiments.yaml_input import validate
 from mirai.states import Lock
@@ -565,6 +566,18 @@ def test_the_list_says_what_is_there(server: Server, list_files: ListFiles, proj
     assert server.requests == []
 
 
+def test_the_list_of_some_files_is_of_those_and_names_go_without_all(list_files: ListFiles, capsys: Any) -> None:
+    list_files({"second": {}, "third": {}})
+    assert main(["download", "third", "model", "--list"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[::2]] == ["third", "model"]
+    assert main(["download", "modle", "--list"]) == 2
+    assert "config/downloads.yaml has no 'modle'" in capsys.readouterr().err
+    for more in ([], ["--list"]):
+        assert main(["download", "third", "--all", *more]) == 2
+        assert "mirai download takes names or --all, not both: third and --all" in capsys.readouterr().err
+    assert not Path("weights").exists()
+
+
 # The list of files
 
 ENTRY = {
@@ -592,6 +605,26 @@ def test_a_mistake_in_the_list_is_one_sentence(change: dict[str, Any], sentence:
     with pytest.raises(UserError) as caught:
         public_files()
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [None, "model"])
+def test_a_file_that_goes_by_a_published_name_must_be_the_published_one(
+    name: str | None, list_files: ListFiles, tmp_path: Path
+) -> None:
+    file = tmp_path / ("model.bin" if name is None else "of the site.bin")
+    file.write_bytes(CONTENT)
+    assert check_released(file, name) == digest(CONTENT), "without a list nothing is known"
+    list_files({"unknown": {"sha256": None}})
+    assert check_released(file, name) == digest(CONTENT)
+    file.write_bytes(OTHER)
+    with pytest.raises(UserError) as caught:
+        check_released(file, name)
+    assert str(caught.value) == (
+        f"{file} is not the published model.bin: its SHA-256 is {digest(OTHER)}, config/downloads.yaml says "
+        f"{digest(CONTENT)}; delete it and run `mirai download model`, or give a file of your own another name"
+    )
+    for free in ("unknown", "not listed"):
+        assert check_released(file, free) == digest(OTHER)
 
 
 def test_two_files_of_one_name_are_refused(project: Path) -> None:

@@ -28,11 +28,13 @@ from mirai.experiments.scale import load_scale
 from mirai.imports import import_transformer, import_vq, open_imported
 from mirai.models.transformer import Transformer
 from mirai.sampling.dump import load_samples
-from mirai.states import read_json, sha256
+from mirai.states import is_published, read_json, sha256
+from mirai.tokenizer.store import save_tokenizer
 from mirai.tokenizer.vqgan import VQGAN
 
 pytestmark = pytest.mark.full
 
+ROOT = Path(__file__).parents[1]
 SMALL = Model(num_layers=2, num_heads=2, width=16)
 VQ_8 = Tokenizer(name="VQ-8", multipliers=(1, 2, 2, 4), weights="vq_ds8_c2i")
 VQ_16 = Tokenizer(name="VQ-16", weights="vq_ds16_c2i")
@@ -70,8 +72,8 @@ def released(tensors: Mapping[str, Tensor], file: Path, *, image_size: int | Non
 
 @pytest.fixture(scope="module")
 def vq_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file as the released vq_ds16_c2i.pt, of full size, with random weights."""
-    file = tmp_path_factory.mktemp("vq") / "vq_ds16_c2i.pt"
+    """A file as the released vq_ds16_c2i.pt, of full size, with random weights, and thus under another name."""
+    file = tmp_path_factory.mktemp("vq") / "vq.pt"
     torch.manual_seed(0)
     torch.save({"model": VQGAN(VQ_16).state_dict()}, file)
     return file
@@ -359,6 +361,49 @@ def test_a_tokenizer_of_other_cells_is_refused_and_one_put_in_the_place_of_the_s
     shutil.copytree("eight", imported / "vq_ds16_c2i")
     assert main(["export", "drawn", "--npz", "a.npz"]) == 2
     assert "drawn was drawn for another tokenizer than the one that" in capsys.readouterr().err
+
+
+def test_of_several_tokenizers_beside_a_model_the_one_that_fits_is_taken(imported: Path) -> None:
+    torch.save({"model": VQGAN(VQ_8).state_dict()}, "vq_ds8_c2i.pt")
+    import_vq(Path("vq_ds8_c2i.pt"), imported / "vq_ds8_c2i")
+    assert open_imported(imported / "c2i_B").tokenizer_folder == imported / "vq_ds16_c2i"
+    shutil.copytree(imported / "vq_ds16_c2i", imported / "again", copy_function=os.link)
+    with pytest.raises(
+        UserError, match=r"several tokenizers \(imported/again, imported/vq_ds16_c2i\); name one by --tok"
+    ):
+        open_imported(imported / "c2i_B")
+    for name in ("again", "vq_ds16_c2i"):
+        shutil.rmtree(imported / name)
+    with pytest.raises(UserError, match=r"writes codes of 16 pixels a side, imported/vq_ds8_c2i decodes those of 8"):
+        open_imported(imported / "c2i_B")
+
+
+@pytest.mark.parametrize(
+    "report", [{}, {"source": {"files": 1, "bytes": 2, "sha256": "0"}}, {"released": {"file": "a"}}]
+)
+def test_nothing_is_imported_over_a_tokenizer_that_a_stage_made(report: dict[str, object], small_sizes: Path) -> None:
+    tiny = Tokenizer(name="tiny", channels=32, multipliers=(1, 1), weights="made up")
+    save_tokenizer(Path("made"), VQGAN(tiny), tiny, report)
+    torch.save({"model": VQGAN(VQ_8).state_dict()}, "vq.pt")
+    with pytest.raises(UserError, match="made holds other weights already; choose another folder by --to"):
+        import_vq(Path("vq.pt"), Path("made"))
+
+
+def test_a_file_under_a_released_name_must_be_the_released_one_and_ones_own_file_any(
+    small_sizes: Path, vq_file: Path
+) -> None:
+    Path("config").mkdir()
+    shutil.copy(ROOT / "config/downloads.yaml", "config")
+    file = released(transformer().state_dict(), Path("c2i_L_256.pt"))
+    for refused in (
+        lambda: import_transformer(file, Path("imported/a"), order="llamagen"),
+        lambda: import_vq(Path(shutil.copy(vq_file, "vq_ds16_c2i.pt")), Path("imported/vq")),
+    ):
+        with pytest.raises(UserError, match=r"is not the published \w+\.pt: its SHA-256 is .*another name"):
+            refused()
+    assert not Path("imported").exists()
+    import_transformer(file.rename("my_own.pt"), Path("imported/a"), order="llamagen")
+    assert is_published(Path("imported/a/transformer.json"))
 
 
 def test_a_grid_that_par_cannot_cut_is_refused(small_sizes: Path) -> None:

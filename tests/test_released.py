@@ -82,6 +82,46 @@ def test_a_truncated_file_is_named(kept: int, tmp_path: Path) -> None:
         read_checkpoint(file)
 
 
+def test_a_flipped_bit_is_found_by_the_checksum_of_its_record(tmp_path: Path) -> None:
+    file = saved(tmp_path / "a.pt", {"model": {"norm.weight": torch.full((4096,), 3.0)}})
+    content = bytearray(file.read_bytes())
+    content[content.index(torch.full((9,), 3.0).numpy().tobytes()) + 7] ^= 1
+    file.write_bytes(content)
+    assert torch.load(file)["model"]["norm.weight"].sum() != 3 * 4096, "torch reads it without a word"
+    with pytest.raises(UserError, match=r"a\.pt is damaged: its record a/data/0 does not have its checksum"):
+        read_checkpoint(file)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    ("trouble", "sentence"),
+    [
+        (PermissionError(13, "Permission denied"), r"a\.pt cannot be read: Permission denied$"),
+        (OSError(5, "Input/output error"), r"a\.pt cannot be read: Input/output error$"),
+    ],
+)
+def test_a_fault_of_the_disk_is_told_as_such(
+    trouble: OSError, sentence: str, zipped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = saved(tmp_path / "a.pt", {"model": WEIGHTS}, zipped=zipped)
+
+    def failing(*_: object, **__: object) -> object:
+        raise trouble
+
+    monkeypatch.setattr(torch, "load", failing)
+    with pytest.raises(UserError, match=sentence):
+        read_checkpoint(file)
+
+
+def test_lack_of_memory_is_no_fault_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object, **__: object) -> object:
+        raise MemoryError
+
+    monkeypatch.setattr(torch, "load", failing)
+    with pytest.raises(MemoryError):
+        read_checkpoint(saved(tmp_path / "a.pt", {"model": WEIGHTS}))
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [

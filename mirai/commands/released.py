@@ -30,12 +30,14 @@ def add(commands: Commands) -> None:
         "download",
         "fetch released weights and reference files",
         "Reads config/downloads.yaml; writes checked files to weights/, where they are found without an entry in "
-        "config/site.yaml. Without names it lists them. Example: mirai download vq_ds16_c2i inception",
+        "config/site.yaml. Without names it lists all. Example: mirai download vq_ds16_c2i inception",
     )
     command.add_argument("names", nargs="*", metavar="NAME")
     command.add_argument("--all", action="store_true", help="every file")
     command.add_argument("--to", type=Path, default=Path("weights"), help="folder to write (default: weights)")
-    command.add_argument("--list", action="store_true", help="say what there is, how large, and what is here")
+    command.add_argument(
+        "--list", action="store_true", help="say of these, or of all, how large they are and what is here"
+    )
     command.set_defaults(run=download)
 
 
@@ -59,7 +61,9 @@ def download(options: argparse.Namespace) -> None:
     """Fetch files, or list them."""
     from mirai import downloads
 
+    if options.names and options.all:
+        raise UserError(f"mirai download takes names or --all, not both: {' '.join(options.names)} and --all")
     if options.list or not (options.names or options.all):
-        downloads.print_files(options.to)
+        downloads.print_files(options.names, folder=options.to)
     else:
         downloads.download(options.names, everything=options.all, folder=options.to)
