@@ -23,7 +23,7 @@ from mirai.sampling.generate import generate
 Order = Literal["raster", "par-4x", "par-16x"]
 FOLDER = GOLDEN / "par"
 CONFIG = json.loads((FOLDER / "config.json").read_text())
-LOGIT_TOLERANCE, GUIDED_TOLERANCE = 5e-5, 1e-4  # golden/README.md
+LOGIT_TOLERANCE, GUIDED_TOLERANCE = 5e-5, {1: 5e-5, 2: 1e-4}  # golden/README.md; guided: by scale
 ALL_ORDERS = [("raster", 4), ("par-4x", 4), ("par-4x", 8), ("par-16x", 8)]
 
 
@@ -106,7 +106,7 @@ def test_cached_decoding_of_forced_tokens_equals_the_reference(golden: Transform
     expected, labels = data[f"forced_logits_cfg{guidance}"], data["labels"]
     logits = decoded(golden, data["forced_tokens"].repeat(2, 1), torch.cat([labels, torch.full_like(labels, 10)]))
     conditional, unconditional = logits.chunk(2)
-    assert worst(unconditional + guidance * (conditional - unconditional), expected) < GUIDED_TOLERANCE
+    assert worst(unconditional + guidance * (conditional - unconditional), expected) < GUIDED_TOLERANCE[guidance]
 
 
 REFERENCE_TOTALS = {"B": 110_888_448, "L": 342_910_976, "XL": 774_699_520, "XXL": 1_410_972_672, "3B": 3_096_659_200}
