@@ -23,8 +23,8 @@ from mirai.experiments.public_files import check_released
 from mirai.experiments.recipe import Data, Foresight
 from mirai.experiments.scale import Numerics
 from mirai.experiments.site import Site
-from mirai.experiments.stages import EncoderStage, FeaturesStage, SamplesStage, StateStage, TokenizerStage
-from mirai.foresight.encoders import ImageEncoder, check_cells, hub_file, open_encoder
+from mirai.experiments.stages import EncoderStage, FeaturesStage, StateStage, TokenizerStage
+from mirai.foresight.encoders import ImageEncoder, check_cells, check_layer, hub_file, open_encoder
 from mirai.foresight.sources import Sources
 from mirai.models.transformer import Transformer
 from mirai.models.weights import load_model
@@ -78,14 +78,19 @@ def encoder_source(stage: EncoderStage, site: Site) -> Path:
 
 
 def check_encoders(stage: StateStage, site: Site) -> None:
-    """UserError, before a training, if a timm encoder's patches are not its tokens or its file is another one now."""
-    for encoder_stage in {stage.encoder_stage(phase) for phase in stage.timeline}:
-        if encoder_stage is None or encoder_stage.encoder.timm is None:
+    """UserError, before a training, if a timm encoder's patches are not its tokens, what is read of it is not there, or
+    its file is another one now.
+    """
+    used = {phase.foresight.encoder: stage.encoder_stage(phase) for phase in stage.timeline if phase.foresight}
+    for encoder, encoder_stage in used.items():
+        if encoder is None or encoder.timm is None:
             continue
-        encoder = encoder_stage.encoder
+        assert encoder_stage is not None
         manifest = paths.manifest("encoder", encoder_stage.key)
         checked = read_json(manifest)
         check_cells(encoder, checked["num_tokens"], stage.grid_side)
+        if "depth" in checked:  # older manifests have none: opening the encoder tells
+            check_layer(encoder.name, encoder.layer, checked["depth"], final_norm=checked["final_norm"])
         source = encoder_source(encoder_stage, site)
         _require_same(source, sha256(source), encoder.timm, manifest)
 
@@ -108,7 +113,8 @@ def open_sources(stage: StateStage, numerics: Numerics, site: Site, device: torc
     def encoder(foresight: Foresight) -> ImageEncoder:
         needed = stage.encoder_stage(phases[foresight])
         assert needed is not None
-        return open_encoder(needed.encoder, encoder_source(needed, site), stage.grid_side, device)
+        assert foresight.encoder is not None
+        return open_encoder(foresight.encoder, encoder_source(needed, site), stage.grid_side, device)
 
     @functools.cache
     def teacher(foresight: Foresight) -> Transformer:
@@ -141,12 +147,6 @@ def open_state(stage: StateStage, weights: Literal["raw", "ema"], numerics: Nume
         attention=numerics.attention,
         device=numerics.device,
     )
-
-
-def decoded_samples(stage: SamplesStage, numerics: Numerics) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels (n,S,S,3) uint8 and labels (n,) of a finished samples stage: all in memory."""
-    images, labels = sample_images(paths.folder("samples", stage.key), numerics.device)
-    return images.array(), labels
 
 
 def sample_images(folder: Path, device: str, image_size: int | None = None) -> tuple[Images, np.ndarray]:

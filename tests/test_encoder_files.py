@@ -24,9 +24,9 @@ from tests.training import tiny
 NAME = "test_vit.r160_in1k"  # timm's smallest ViT: patches of 16 pixels
 
 
-def training(image_size: int = 64) -> tuple[StateStage, EncoderStage]:
+def training(image_size: int = 64, layer: int | None = None) -> tuple[StateStage, EncoderStage]:
     """One epoch of Mirai-I on 4x4 tokens, and its encoder."""
-    encoder = Encoder(name="tiny", timm=NAME, image_size=image_size)
+    encoder = Encoder(name="tiny", timm=NAME, image_size=image_size, layer=layer)
     foresight = Foresight(source="encoder", offsets=((0, 0),), layer=1, head=Head(width=8), encoder=encoder)
     state = tiny.stage((Phase(epochs=1, foresight=foresight, coefficient=2.0),))
     stage = state.encoder_stage(state.timeline[0])
@@ -67,15 +67,48 @@ def test_a_training_looks_through_the_file_that_its_encoder_was_checked_with(wei
 
 
 @pytest.mark.usefixtures("weights")
-def test_an_encoder_of_another_grid_is_refused_when_it_is_checked_and_before_it_trains() -> None:
-    state, encoder = training(image_size=128)
-    sentence = "encoder tiny gives 8x8 patches at image_size 128, but the image has 4x4 tokens; image_size 64 fits"
-    with pytest.raises(UserError, match=sentence):
-        make(Planned(encoder, "demo"))
-    make(Planned(encoder.model_copy(update={"patch": 4}), "demo"))  # of the same key: a scale with smaller tokens
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        (
+            {"image_size": 128},
+            "encoder tiny gives 8x8 patches at image_size 128, but the image has 4x4 tokens; image_size 64 fits",
+        ),
+        ({"layer": 7}, "encoder tiny: layer 7 is above its depth 6"),
+    ],
+)
+def test_a_use_that_does_not_suit_an_encoder_is_refused_before_step_0_and_poisons_no_key(
+    wrong: dict[str, int], sentence: str
+) -> None:
+    """Grid and layer are no part of an encoder's key: a stage that minded them would fail for who mends them, too."""
+    state, encoder = training(**wrong)
+    assert make(Planned(encoder, "demo"))
     tiny.make_codes()
-    with pytest.raises(UserError, match=sentence):
+    with pytest.raises(UserError, match=f"^{sentence}$"):
         make(Planned(state, "demo"))
+    assert not (paths.folder("state", state.key) / "log.jsonl").exists()
+    mended, same = training(layer=6)
+    assert (same.key == encoder.key) is ("layer" in wrong)
+    make(Planned(same, "demo"))
+    assert make(Planned(mended, "demo"))
+
+
+@pytest.mark.usefixtures("project")
+def test_what_is_read_of_an_encoder_is_not_in_its_recipe() -> None:
+    assert training(layer=6)[1] == training(layer=7)[1] == training()[1]
+
+
+def test_a_model_without_a_final_norm_of_its_patches_is_refused_before_step_0(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, encoder = training()
+    make(Planned(encoder, "demo"))
+    manifest = paths.manifest("encoder", encoder.key)
+    checked = read_json(manifest)
+    assert (checked["depth"], checked["final_norm"]) == (6, True)
+    monkeypatch.setattr(store, "read_json", lambda path: checked | {"final_norm": False})
+    with pytest.raises(UserError, match="encoder tiny has no final norm of its patches, .*`layer`"):
+        store.check_encoders(state, load_site())
 
 
 def test_the_word_hub_asks_timms_hub(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,7 +181,8 @@ class StateStage(Stage):
         """The encoder of one phase's targets, if it has one."""
         if phase.foresight is None or phase.foresight.encoder is None:
             return None
-        return EncoderStage(data=self.data, encoder=phase.foresight.encoder, patch=self.tokenizer.downsampling)
+        weights = phase.foresight.encoder.model_copy(update={"layer": None, "block_size": None})  # not in its key
+        return EncoderStage(data=self.data, encoder=weights, patch=self.tokenizer.downsampling)
 
     def teacher_stage(self, phase: Phase) -> StateStage | None:
         """The finished baseline whose EMA gives one phase's targets, if one does (reading 9.16)."""
@@ -326,5 +327,4 @@ def metrics_stage(run: Run) -> MetricsStage:
 
 def parent_epoch(state: StateStage, ladder: tuple[int, ...]) -> int | None:
     """The largest cut below a state's epoch: a rung of the scale's ladder or a boundary of its own timeline."""
-    below = [cut for cut in (*ladder, *state.boundaries()) if cut < state.epoch]
-    return max(below, default=None)
+    return max((cut for cut in (*ladder, *state.boundaries()) if cut < state.epoch), default=None)

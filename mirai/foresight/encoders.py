@@ -40,8 +40,9 @@ class SmallEncoder:
     """A SmallViT read after block `layer` (None: last block and final norm), block-causal if `block_size` is given."""
 
     def __init__(self, vit: SmallViT, layer: int | None = None, block_size: int | None = None) -> None:
+        check_layer("ViT", layer, len(vit.blocks))
         self.vit = vit.eval().requires_grad_(False)
-        self.layer = _checked_layer(layer, len(vit.blocks))
+        self.layer = layer
         self.width, self.num_tokens = vit.width, vit.grid_side**2
         self.mask = _mask(self.num_tokens, block_size, 0, vit.positions.device)
 
@@ -63,14 +64,12 @@ class TimmEncoder:
 
     def __init__(self, vit: Any, image_size: int, layer: int | None = None, block_size: int | None = None) -> None:
         # Any: timm's ViT classes share their methods, but no type.
-        if layer is None and isinstance(vit.norm, nn.Identity):  # timm moves it behind the average of the patches
-            raise UserError(
-                f"encoder timm: {vit.pretrained_cfg['architecture']} has no final norm of its patches, only one of "
-                "their mean or none; name the block to read as `layer`"
-            )
+        check_layer(
+            vit.pretrained_cfg.get("architecture", "timm"), layer, len(vit.blocks), final_norm=_has_final_norm(vit)
+        )
         self.vit = vit.eval().requires_grad_(False)
         self.image_size = image_size
-        self.layer = _checked_layer(layer, len(vit.blocks))
+        self.layer = layer
         self.prefix: int = vit.num_prefix_tokens
         self.width, self.num_tokens = vit.num_features, vit.patch_embed.num_patches
         device = next(vit.parameters()).device
@@ -124,6 +123,33 @@ def check_cells(encoder: Encoder, num_tokens: int, grid_side: int) -> None:
             f"encoder {encoder.name} gives {side}x{side} patches at image_size {encoder.image_size}, but the image "
             f"has {grid_side}x{grid_side} tokens; image_size {fitting} fits"
         )
+
+
+def check_layer(name: str, layer: int | None, depth: int, *, final_norm: bool = True) -> None:
+    """UserError for a block that an encoder does not have, and for none where patches pass no final norm."""
+    if layer is not None and layer > depth:
+        raise UserError(f"encoder {name}: layer {layer} is above its depth {depth}")
+    if layer is None and not final_norm:
+        raise UserError(
+            f"encoder {name} has no final norm of its patches, only one of their mean or none; name the block to read as "
+            "`layer`"
+        )
+
+
+def timm_shape(encoder: Encoder, source: Path) -> dict[str, Any]:
+    """Of a timm encoder's weights, for its manifest: patches, blocks, and whether patches pass a final norm."""
+    assert encoder.timm is not None
+    assert encoder.image_size is not None
+    vit: Any = load_timm(encoder.timm, encoder.image_size, source)
+    return {
+        "num_tokens": vit.patch_embed.num_patches,
+        "depth": len(vit.blocks),
+        "final_norm": _has_final_norm(vit),
+    }
+
+
+def _has_final_norm(vit: Any) -> bool:
+    return not isinstance(vit.norm, nn.Identity)  # timm may move it behind the average of the patches
 
 
 def save_vit(folder: Path, vit: SmallViT, report: Mapping[str, Any]) -> None:
@@ -238,12 +264,6 @@ def _stored(file: Path, name: str, classifier: str | tuple[str, ...] | None) -> 
     if not tensors:  # timm would take an empty dictionary for none, and ask the hub
         raise UserError(f"{file} holds no weights of an encoder")
     return tensors
-
-
-def _checked_layer(layer: int | None, depth: int) -> int | None:
-    if layer is not None and layer > depth:
-        raise UserError(f"encoder layer {layer} is above the encoder's depth {depth}")
-    return layer
 
 
 def _mask(num_tokens: int, block_size: int | None, prefix: int, device: torch.device) -> Tensor | None:

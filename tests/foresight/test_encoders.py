@@ -146,7 +146,7 @@ def test_an_encoder_is_frozen_and_no_part_of_what_holds_it() -> None:
 
 
 def test_a_layer_above_the_depth_is_refused() -> None:
-    with pytest.raises(UserError, match="encoder layer 3 is above the encoder's depth 2"):
+    with pytest.raises(UserError, match="encoder ViT: layer 3 is above its depth 2"):
         SmallEncoder(small_vit(), layer=3)
 
 
