@@ -8,22 +8,18 @@ import os
 import sys
 from dataclasses import asdict
 
-import numpy as np
-
 from mirai.data.codes import CodeStore, extract_codes
 from mirai.data.images import ImageSet, centre_images
-from mirai.data.scenes import CLASS_NAMES
 from mirai.errors import UserError
-from mirai.evaluation.coherence import coherence
+from mirai.evaluation.coherence import coherence_of
 from mirai.evaluation.evaluate import check_number, evaluate
 from mirai.evaluation.features import Inception
 from mirai.evaluation.network import save_network, train_feature_network
 from mirai.evaluation.reference import build_reference, load_adm_reference, load_reference, save_reference
-from mirai.evaluation.sources import Images, in_memory, of_npz, of_set
+from mirai.evaluation.sources import of_npz, of_set
 from mirai.experiments import paths
 from mirai.experiments.plan import Planned
 from mirai.experiments.public_files import check_released
-from mirai.experiments.recipe import Data
 from mirai.experiments.scale import Numerics, load_scale
 from mirai.experiments.site import Site, load_site
 from mirai.experiments.stages import (
@@ -280,7 +276,7 @@ def _reference(stage: ReferenceStage, numerics: Numerics, site: Site) -> None:
         content |= {"file": source.name, "sha256": sum_of_source, "image_size": of_npz(source).size}
     else:
         images = open_image_set(stage.data, "reference", site, stage.num_reference)
-        pictures, coherent = _coherence(stage.data, of_set(images, "reference images"), images.labels)
+        pictures, coherent = coherence_of(stage.data, of_set(images, "reference images"), images.labels)
         reference = build_reference(network, pictures)
         content |= {"images": len(images), "coherence": coherent}
         content |= _source(images)
@@ -300,7 +296,7 @@ def _metrics(stage: MetricsStage, numerics: Numerics, site: Site) -> None:
             f"samples are decoded at {images.size[0]} px, the images of {made_of['file']} have {made_of['image_size'][0]}: "
             "`image_size` in the evaluation of the scale says to which side they are resized"
         )
-    images, coherent = _coherence(stage.samples.state.data, images, labels)
+    images, coherent = coherence_of(stage.samples.state.data, images, labels)
     result = evaluate(images, reference, network, stage.evaluation, seed=stage.samples.sampling.seed)
     publish(
         paths.manifest("metrics", stage.key),
@@ -326,11 +322,3 @@ def _numerics_behind(state: StateStage) -> list[dict[str, object]]:
             found.append(content["numerics"])
         key = content.get("parent") if content.get("started_at_step") else None  # from step 0: the parent has no part
     return found
-
-
-def _coherence(data: Data, images: Images, labels: np.ndarray) -> tuple[Images, dict[str, dict[str, float]]]:
-    """Scenes, now in memory, and their coherence; other images as they are, since no symmetry of theirs is known."""
-    if data.source != "scenes":  # a folder's class may be called skyline too
-        return images, {}
-    pictures = images.array()
-    return in_memory(pictures, images.what), coherence(pictures, labels, CLASS_NAMES)

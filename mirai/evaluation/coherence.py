@@ -10,6 +10,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from mirai.data.scenes import CLASS_NAMES
+from mirai.evaluation.sources import Images, in_memory
+from mirai.experiments.recipe import Data
+
 
 def tile_period_error(images: np.ndarray) -> np.ndarray:
     """Departure (n,) from repetition after half the side, down and across: every motif's period divides it."""
@@ -58,3 +62,11 @@ def coherence(images: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
             values = error(chosen.astype(np.float32) / 255)
             result[measure] = {"mean": float(values.mean()), "count": len(values)}
     return result
+
+
+def coherence_of(data: Data, images: Images, labels: np.ndarray) -> tuple[Images, dict[str, dict[str, float]]]:
+    """Scenes, now in memory, and their coherence; other images as they are, since no symmetry of theirs is known."""
+    if data.source != "scenes":  # a folder's class may be called skyline too
+        return images, {}
+    pictures = images.array()
+    return in_memory(pictures, images.what), coherence(pictures, labels, CLASS_NAMES)

@@ -26,7 +26,7 @@ MANIFEST = "tokenizer.json"
 
 
 def save_tokenizer(folder: Path, model: VQGAN, recipe: Tokenizer, report: Mapping[str, Any]) -> None:
-    """Write the weights, then the manifest with the recipe and the report of the training (empty for released weights)."""
+    """Write the weights, then the manifest with the recipe and the report of the training, or where the weights are from."""
     weights = states.save_tensors(folder / "weights.safetensors", model.state_dict())
     content = {"recipe": recipe.model_dump(mode="json"), "report": dict(report)}
     states.publish(folder / MANIFEST, content, {"weights": weights})
