@@ -60,8 +60,9 @@ def add(commands: Commands) -> None:
 
 def print_plan(options: argparse.Namespace) -> None:
     """Print the tree of states of a target, and draw it if asked."""
-    from mirai.experiments import overview
+    from mirai.experiments import overview, paths
 
+    paths.refuse_elsewhere()
     if options.figure is not None and options.figure.suffix not in (".png", ".pdf"):
         raise UserError(f"--figure {options.figure} is no .png or .pdf; both are written")
     tree = overview.print_plan(*overview.targets(options.target, options.scale), options.gpu)

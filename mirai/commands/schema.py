@@ -20,9 +20,11 @@ def add(commands: Commands) -> None:
 
 def write_schemas(options: argparse.Namespace) -> None:
     """Write the schemas of all YAML files."""
+    from mirai.experiments import paths
     from mirai.experiments.schema import schemas
     from mirai.states import write_json
 
+    paths.refuse_elsewhere()
     for path, schema in schemas().items():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, schema)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Literal
 
@@ -20,7 +21,8 @@ def grid_offsets(k: int) -> tuple[Offset, ...]:
     K=3 is current, right, below (Table 5).
     """
     assert k > 0
-    ahead = [(down, right) for down in range(k) for right in range(-k, k) if (down, right) >= (0, 0)]
+    reach = math.isqrt(2 * k) + 2  # the half disc of this radius holds more than k
+    ahead = [(down, right) for down in range(reach) for right in range(-reach, reach) if (down, right) >= (0, 0)]
     return tuple(sorted(ahead, key=distance_order)[:k])
 
 

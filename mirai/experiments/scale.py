@@ -5,14 +5,23 @@ from __future__ import annotations
 import functools
 import re
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from mirai.errors import UserError
 from mirai.experiments import paths
 from mirai.experiments.recipe import Data, Encoder, Evaluation, Head, Model, Recipe, Sampling, Tokenizer, Training
-from mirai.experiments.yaml_input import read_yaml, validate
+from mirai.experiments.yaml_input import hint, read_yaml, validate
+
+
+def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(seeds)) != len(seeds):
+        raise ValueError("each seed is given once")
+    return seeds
+
+
+Seeds = Annotated[tuple[NonNegativeInt, ...], Field(min_length=1), AfterValidator(_distinct)]
 
 
 class Size(Recipe):
@@ -48,7 +57,7 @@ class Scale(Recipe):
     evaluation: Evaluation
     numerics: Numerics
     resolutions: dict[int, PositiveInt] = {}  # the paper's 256 and 384 -> the sides in pixels that stand for them here
-    seeds: tuple[NonNegativeInt, ...] = (0,)  # of grids that name none
+    seeds: Seeds = (0,)  # of grids that name none
     jobs_per_gpu: PositiveInt = 1  # that share a GPU of a machine without SLURM: a small model leaves most of it idle
 
     @model_validator(mode="after")
@@ -77,7 +86,11 @@ def load_scale(name: str) -> Scale:
         )
     path = paths.SCALES / f"{base if base == 'folder' else name}.yaml"
     if not path.exists():
-        raise UserError(f"there is no scale '{name}'; scales are {', '.join(scale_names())} (folder as folder-<name>)")
+        paths.refuse_elsewhere()
+        near = hint(name, scale_names())
+        raise UserError(
+            f"there is no scale '{name}'; {near}scales are {', '.join(scale_names())} (folder as folder-<name>)"
+        )
     content = read_yaml(path)
     if base == "folder":
         content["data"] = {**content.get("data", {}), "name": data_name}

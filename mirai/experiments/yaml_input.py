@@ -6,6 +6,7 @@ import difflib
 import io
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -65,8 +66,20 @@ class _Loader(BASE):
         sequence.marks = {number: item.start_mark for number, item in enumerate(node.value)}
         return sequence
 
+    def plain_number(self, node: yaml.ScalarNode) -> int | float:
+        whole = node.tag.endswith(":int")
+        number: int | float = self.construct_yaml_int(node) if whole else self.construct_yaml_float(node)
+        if re.match(r"[-+]?0[\d_]+$", node.value) or ":" in node.value:  # YAML 1.1: 010 is 8, and 1:30 is 90
+            mark = node.start_mark
+            raise UserError(
+                f"{mark.name} line {mark.line + 1}: YAML reads {node.value} as {number}; write {number}, or quote it"
+            )
+        return number
+
     yaml_constructors = {
         **yaml.SafeLoader.yaml_constructors,
+        "tag:yaml.org,2002:int": plain_number,
+        "tag:yaml.org,2002:float": plain_number,
         "tag:yaml.org,2002:map": marked_mapping,
         "tag:yaml.org,2002:seq": marked_sequence,
     }
@@ -80,12 +93,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} does not exist") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: not valid YAML (the file is not UTF-8 text)") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except yaml.YAMLError as error:
         place = getattr(error, "problem_mark", None)
         line = f" line {place.line + 1}" if place is not None else ""
-        raise UserError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)})") from None
+        problem = getattr(error, "problem", None) or getattr(error, "reason", error)
+        raise UserError(f"{path}{line}: not valid YAML ({problem})") from None
     if not isinstance(content, dict):
-        found = "list" if isinstance(content, list) else type(content).__name__
+        found = "nothing" if content is None else "list" if isinstance(content, list) else type(content).__name__
         raise UserError(f"{path}: expected keys and values, found {found}")
     return content
 
@@ -166,9 +182,13 @@ def _tag(mistake: ErrorDetails) -> str:
 
 
 def _unknown(key: str, allowed: list[str]) -> str:
-    near = difflib.get_close_matches(key.rpartition(".")[2], allowed, n=1)
-    hint = f"did you mean '{near[0]}'? " if near else ""
-    return f"unknown key '{key}'; {hint}allowed: {', '.join(allowed)}"
+    return f"unknown key '{key}'; {hint(key.rpartition('.')[2], allowed)}allowed: {', '.join(allowed)}"
+
+
+def hint(name: str, allowed: Iterable[str]) -> str:
+    """A question for the nearest of the allowed names, to stand before all of them; empty where none is near."""
+    near = difflib.get_close_matches(name, list(allowed), n=1)
+    return f"did you mean '{near[0]}'? " if near else ""
 
 
 def _wrong(key: str, value: Any, messages: list[str]) -> str:

@@ -214,7 +214,7 @@ def test_what_is_no_yaml_is_refused_with_the_line(file: Path) -> None:
     ("text", "sentence"),
     [
         ("batch_size: 8\nseed: 0\nbatch_size: 9", "own.yaml line 3: not valid YAML (key 'batch_size' is given twice)"),
-        ("", "own.yaml: expected keys and values, found NoneType"),
+        ("", "own.yaml: expected keys and values, found nothing"),
         ("- batch_size", "own.yaml: expected keys and values, found list"),
         (
             "batch_size: 2020-01-01",
@@ -224,6 +224,20 @@ def test_what_is_no_yaml_is_refused_with_the_line(file: Path) -> None:
 )
 def test_a_file_that_holds_no_mapping_is_refused_with_the_line(file: Path, text: str, sentence: str) -> None:
     assert mistake(file, text) == sentence
+
+
+@pytest.mark.parametrize(
+    ("written", "read"), [("010", "8"), ("-0_7", "-7"), ("1:30", "90"), ("-1:30", "-90"), ("1:30.5", "90.5")]
+)
+def test_numbers_that_yaml_reads_as_others_are_refused_wherever_they_stand(file: Path, written: str, read: str) -> None:
+    sentence = f"YAML reads {written} as {read}; write {read}, or quote it"
+    assert mistake(file, f"batch_size: 8\nseed: {written}") == f"own.yaml line 2: {sentence}"
+    assert mistake(file, f"betas:\n- 0.9\n- {written}") == f"own.yaml line 3: {sentence}"
+
+
+def test_plain_numbers_are_read_as_before(file: Path) -> None:
+    file.write_text("{a: 0, b: -3, c: 1_000, d: 0x10, e: 0.5, f: 00.5, g: '010', h: 1.0e-4}")
+    assert list(read_yaml(file).values()) == [0, -3, 1000, 16, 0.5, 0.5, "010", 1e-4]
 
 
 def test_a_mapping_inside_itself_is_refused(file: Path) -> None:
@@ -248,4 +262,12 @@ def test_a_file_that_does_not_exist_or_is_no_text_is_told(file: Path) -> None:
         read_yaml(file)
     file.write_bytes(b"title: \xe9\n")
     with pytest.raises(UserError, match=r"own\.yaml: not valid YAML \(the file is not UTF-8 text\)$"):
+        read_yaml(file)
+    file.write_bytes(b"title: a\0b\n")
+    with pytest.raises(UserError, match=r"own\.yaml: not valid YAML \([^\n]+\)$") as caught:
+        read_yaml(file)
+    assert "\n" not in str(caught.value)
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(UserError, match=r"own\.yaml cannot be read: Is a directory$"):
         read_yaml(file)

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from mirai.experiments.offsets import grid_offsets, scan_offsets
+from mirai.experiments.offsets import distance_order, grid_offsets, scan_offsets
 from mirai.foresight.neighbourhoods import targets_of
 
 # Cells of a 4x4 grid:      0  1  2  3
@@ -103,6 +103,13 @@ def test_grid_offsets_are_nearest_first_and_never_before_the_current_position() 
 
 def test_more_grid_offsets_extend_fewer() -> None:
     assert grid_offsets(20)[:9] == grid_offsets(9)
+
+
+def test_no_nearer_position_lies_outside_of_where_grid_offsets_looks() -> None:
+    square = sorted(((down, right) for down in range(256) for right in range(-256, 256)), key=distance_order)
+    ahead = [offset for offset in square if offset >= (0, 0)]
+    assert all(grid_offsets(k) == tuple(ahead[:k]) for k in range(1, 257))
+    assert len(grid_offsets(1_000_000 // 16)) == 62_500, "and in no time"
 
 
 def test_scan_offsets_are_the_next_tokens() -> None:
