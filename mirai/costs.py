@@ -3,14 +3,14 @@
 Columns: `table`, `state` (`all`: the sum; table `all`: every state once, however many tables share it), `epoch`, `unit`
 (hours of GPUs, or of ranks where the scale computes on the CPU), `slurm_hours` (sacct: all allocations of the jobs that
 trained it, requeued and lost ones too, divided over a job's states by their journals' seconds; empty where no job of
-SLURM is known), `log_hours` (its journal: time of what is in the weights; steps done twice count once).
+SLURM is known), `log_hours` (its journal: time of what is in the weights; steps done twice count once; of a GPU that
+`jobs_per_gpu` of the scale share, a job's part).
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable
@@ -20,6 +20,7 @@ from pathlib import Path
 from mirai.errors import UserError
 from mirai.experiments import paths
 from mirai.experiments.grid_files import grid_names
+from mirai.experiments.journals import Logged, logged, sharing
 from mirai.experiments.plan import plan_grid
 from mirai.experiments.scale import load_scale
 from mirai.experiments.stages import StateStage
@@ -29,14 +30,6 @@ from mirai.states import write_text
 
 COLUMNS = ("table", "state", "epoch", "unit", "slurm_hours", "log_hours")
 ALL = "all"
-
-
-@dataclass(frozen=True)
-class Logged:
-    """What a journal says: seconds of the training, and rank-seconds."""
-
-    seconds: float = 0.0
-    rank_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -54,6 +47,7 @@ def write_costs(scale: str) -> Path:
     logs = {state.key: logged(state.key) for states in tables.values() for state in states}
     cuda = load_scale(scale).numerics.device == "cuda"
     slurm = slurm_hours(logs, cuda=cuda)
+    own = {key: log.rank_seconds / sharing(key, scale) for key, log in logs.items()}
     unit = "GPU" if cuda else "CPU rank"
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
@@ -61,10 +55,10 @@ def write_costs(scale: str) -> Path:
     shared = {state.key: state for states in tables.values() for state in states}
     for table, states in (*tables.items(), (ALL, list(shared.values()))):
         keys = [state.key for state in states]
-        rows.writerow([table, ALL, "", unit, _sum(slurm, keys), _hours(sum(logs[key].rank_seconds for key in keys))])
+        rows.writerow([table, ALL, "", unit, _sum(slurm, keys), _hours(sum(own[key] for key in keys))])
         for state in states if table != ALL else ():
             key = state.key
-            rows.writerow([table, key, state.epoch, unit, _sum(slurm, [key]), _hours(logs[key].rank_seconds)])
+            rows.writerow([table, key, state.epoch, unit, _sum(slurm, [key]), _hours(own[key])])
     path = paths.costs(scale)
     write_text(path, text.getvalue())
     return path
@@ -78,7 +72,7 @@ def begun(scale: str) -> dict[str, list[StateStage]]:
             stages = stages_behind(plan_grid(name, scale))
         except UserError:  # a grid that this scale cannot make has cost nothing
             continue
-        states = [one for one in stages if isinstance(one, StateStage) and journal(one.key).exists()]
+        states = [one for one in stages if isinstance(one, StateStage) and paths.journal(one.key).exists()]
         if states:
             result[name] = states
     return result
@@ -86,20 +80,7 @@ def begun(scale: str) -> dict[str, list[StateStage]]:
 
 def inputs(scale: str) -> list[Path]:
     """The journals behind the costs: a new line makes them out of date."""
-    return sorted({journal(state.key) for states in begun(scale).values() for state in states})
-
-
-def journal(key: str) -> Path:
-    """A state's log.jsonl."""
-    return paths.folder("state", key) / "log.jsonl"
-
-
-def logged(key: str) -> Logged:
-    """Seconds of a journal; none where there is none, or where it is of a version that did not note them."""
-    path = journal(key)
-    lines = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
-    seconds = [(line.get("seconds", 0.0), line.get("ranks", 1)) for line in lines]
-    return Logged(sum(time for time, _ in seconds), sum(time * ranks for time, ranks in seconds))
+    return sorted({paths.journal(state.key) for states in begun(scale).values() for state in states})
 
 
 def slurm_hours(logs: dict[str, Logged], *, cuda: bool) -> dict[str, float]:

@@ -123,6 +123,23 @@ def test_gpus_that_slurm_does_not_count_are_the_ranks_and_those_of_types_add_up(
     assert hours()["far", branch[0].key][0] == expected
 
 
+def test_of_a_shared_gpu_a_job_counts_its_part_and_a_job_of_slurm_has_one_of_its_own(
+    sacct: Programs, branch: list[StateStage]
+) -> None:
+    scale = paths.SCALES / "demo.yaml"
+    scale.write_text(scale.read_text().replace("device: cpu", "device: cuda") + "\njobs_per_gpu: 4\n")
+    costs.load_scale.cache_clear()
+    first, second, last = branch
+    for state in branch:
+        logged(state, (3600.0, 1))
+    trained("17", second)
+    trained("18", last, cluster="local")
+    sacct.answer("sacct", "17|3600|cpu=2")
+    found = hours()
+    assert [found["far", state.key][1] for state in branch] == ["0.2500", "1.0000", "0.2500"]
+    assert found["all", "all"][1] == "1.5000"
+
+
 def test_without_an_answer_of_sacct_the_journals_remain(
     sacct: Programs, branch: list[StateStage], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -157,6 +174,6 @@ def test_the_costs_are_out_of_date_after_a_new_line_of_any_journal(branch: list[
 
 def test_a_torn_line_and_a_journal_of_an_older_version_count_for_nothing(branch: list[StateStage]) -> None:
     write_text(
-        costs.journal(branch[0].key), '{"step": 4, "loss": 1.0}\n{"step": 8, "seconds": 3600.0}\n{"step": 12, "se'
+        paths.journal(branch[0].key), '{"step": 4, "loss": 1.0}\n{"step": 8, "seconds": 3600.0}\n{"step": 12, "se'
     )
-    assert costs.logged(branch[0].key) == costs.Logged(3600.0, 3600.0)
+    assert costs.logged(branch[0].key) == costs.Logged(0.0, 3600.0, 3600.0)

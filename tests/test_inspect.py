@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +45,17 @@ def test_a_state_is_told_by_recipe_timeline_ancestors_and_rows(
     assert [(line[0], line[2]) for line in ancestors] == [(state.at(40).key, "40,"), (state.at(15).key, "15,")]
     assert "own: row 1, seed 0" in text
     assert "checksums" not in text
+
+
+def test_a_scale_without_a_size_b_is_compared_with_its_first(
+    project: Path, write_grid: WriteGrid, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in paths.EXPERIMENTS.glob("*.yaml"):
+        path.unlink()
+    scale = paths.SCALES / "digits.yaml"
+    scale.write_text(scale.read_text().replace("  B: {", "  S: {"))
+    state = row_metrics(plan.plan_grid(write_grid({"size": "S"}, {"size": "S", "epochs": 20}), "digits").rows[1])[0]
+    assert "difference from scale digits\n  in nothing\n" in said(capsys, "show", state.samples.state.key)
 
 
 def test_a_state_differs_from_the_scales_baseline_in_what_its_row_sets(

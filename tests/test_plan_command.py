@@ -17,7 +17,7 @@ from mirai.experiments.recipe import Foresight, Head
 from mirai.experiments.revisions import REVISIONS
 from mirai.experiments.savings import Savings, savings
 from mirai.experiments.scale import load_scale
-from mirai.experiments.stages import StateStage, state_stage
+from mirai.experiments.stages import SamplesStage, StateStage, state_stage
 from mirai.experiments.tree import Tree
 from mirai.states import write_json
 
@@ -153,7 +153,26 @@ def test_all_of_the_paper_is_counted_by_size(project: Path, capsys: pytest.Captu
     assert main(["plan", "results/all"]) == 0
     printed = capsys.readouterr().out
     assert f"{counts.rows} rows (times seeds) are 85 distinct trainings" in printed
+    assert printed.count("one run per row") == 1, "no second sum with other rows in it"
     assert "teacher of pretrained-EMA runs" in printed
+
+
+def test_all_of_the_paper_is_a_target_by_that_word_too(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert overview.targets("all", "digits") == overview.targets("results/digits/all", PAPER)
+    for path in paths.EXPERIMENTS.glob("*.yaml"):
+        path.unlink()
+    assert main(["plan", "all", "--scale", "digits"]) == 2
+    assert capsys.readouterr().err == "mirai: none of the paper's tables and figures is in experiments/\n"
+
+
+def test_another_grids_mistake_does_not_spoil_a_summary(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "experiments/mine.yaml").write_text(
+        "extends: demo\nfigure: {kind: samples}\nrows: [{label: a, epoch: 1}]\n"
+    )
+    assert main(["summary", "demo", "--scale", "demo"]) == 0
+    printed = capsys.readouterr().out
+    assert "figure    results/demo/demo_samples.png" in printed
+    assert "mine" not in printed
 
 
 def test_a_plan_says_which_other_grids_share_a_run(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -206,8 +225,34 @@ def test_gpu_hours_follow_from_the_formula_and_a_stated_assumption(project: Path
     baseline, mirai_e, images = 1.7032e11, 2.3478e11, 5004 * 256
     total = (80 * baseline + (65 + 80) * mirai_e) * images
     assert f"training: {total:.3g} FLOPs" in lines[0]
-    assert f"{total / 312e12 / 0.35 / 3600:,.1f} GPU-hours" in lines[1]
-    assert "on a100: 312 TFLOP/s in bfloat16 at an assumed utilisation of 35%" in lines[2]
+    starts = len(tree.nodes) * 6.5
+    assert f"{(total / 312e12 / 0.35 + starts) / 3600:,.1f} GPU-hours" in lines[1]
+    assert "on a100: 312 TFLOP/s in bfloat16 at an assumed utilisation of 35%, 0.03 s a step or more" in lines[2]
+    assert lines[-2] == "not counted: the GPU's time for codes, features, metrics, reference, tokenizer"
+
+
+@pytest.mark.parametrize(("site", "sharing"), [("", 4), ("slurm: {partition: gpu, training_minutes: 60", 1)])
+def test_a_small_models_steps_cost_what_the_host_needs_for_them(site: str, sharing: int, project: Path) -> None:
+    """docs/pilot.md: 30 ms a step and 6.5 s a start, divided over the jobs that share a GPU; one of SLURM has its own."""
+    if site:
+        paths.SITE.parent.mkdir()
+        paths.SITE.write_text(f"{site}, stage_minutes: 10}}\n")
+    tree = tree_of("demo", scale="pilot")
+    steps = sum(node.epochs for node in tree.nodes.values()) * 30
+    minutes = (steps * 0.03 + len(tree.nodes) * 6.5) / sharing / 60
+    lines = estimate.estimate(tree, load_scale("pilot"), None)
+    assert lines[1].strip() == f"{minutes:.1f} GPU-minutes (B {minutes:.1f})"
+    assert ("4 jobs side by side" in lines[2]) is (sharing == 4)
+    drawing = sum(estimate._sampling_flops(one) for one in tree.others.values() if isinstance(one, SamplesStage))
+    minutes = (drawing / 989e12 / 0.05 + 15 * 6.5 / sharing) / 60
+    assert f"15 sets, {minutes:.1f} GPU-minutes on h100" in lines[3]
+
+
+def test_measured_seconds_of_a_shared_gpu_are_divided_over_its_jobs(project: Path) -> None:
+    first = next(node.state for node in tree_of("demo", scale="pilot").nodes.values() if node.epochs == 15)
+    finish(first, "pilot", 100.0, device="NVIDIA H200", kind="cuda")
+    text = "\n".join(estimate.estimate(tree_of("demo", scale="pilot"), load_scale("pilot"), None))
+    assert "B as measured here: 4 images/s per GPU on NVIDIA H200" in text
 
 
 def test_measured_throughput_replaces_the_assumption_on_the_gpu_it_was_measured_on(project: Path) -> None:

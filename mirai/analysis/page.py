@@ -6,7 +6,6 @@ Equal results give equal bytes: nothing on it depends on when or where it was ma
 from __future__ import annotations
 
 import base64
-import contextlib
 import csv
 import io
 import os
@@ -18,17 +17,20 @@ from pathlib import Path
 
 from PIL import Image
 
+from mirai.analysis.style import DPI
 from mirai.errors import UserError
 from mirai.experiments import paths
 from mirai.experiments.figures import Convergence, Curve, Samples, TokenMaps
 from mirai.experiments.grid import Grid
 from mirai.experiments.grid_files import grid_names, paper_grids
-from mirai.experiments.overview import print_tree
+from mirai.experiments.overview import tree_lines
 from mirai.experiments.plan import figure_key, plan_grid, row_metrics, suffixes, table_key
 from mirai.experiments.scale import load_scale
+from mirai.experiments.tree import Tree
 from mirai.states import write_text
 
 LARGEST = (1600, 2400)  # pixels of a picture on the page, which links to the whole one
+MAGNIFIED = 1.7  # a figure on the page against print: its type is then about as large as the page's
 LOSSLESS_BYTES = 400_000  # a larger picture is compressed with loss
 # No script, and nothing is fetched: pictures are in the page itself.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -174,6 +176,7 @@ def _picture(path: Path, alternative: str, page: Path) -> str:
     with Image.open(path) as opened:
         image = Image.new("RGB", opened.size, "white")
         image.paste(opened, mask=opened.getchannel("A") if opened.mode == "RGBA" else None)
+    inches = image.width / DPI * MAGNIFIED
     image.thumbnail(LARGEST, Image.Resampling.LANCZOS)
     data = _webp(image, lossless=True)
     data = data if len(data) <= LOSSLESS_BYTES else _webp(image, lossless=False)
@@ -181,7 +184,7 @@ def _picture(path: Path, alternative: str, page: Path) -> str:
     width, height = image.size
     return (
         f'<figure><a href="{_relative(path, page)}"><img src="{source}" width="{width}" height="{height}" '
-        f'alt="{escape(alternative)}"></a></figure>'
+        f'style="width:min(100%,{inches:.2f}in)" alt="{escape(alternative)}"></a></figure>'
     )
 
 
@@ -233,10 +236,7 @@ def _runs(grid: Grid, page: Path) -> str:
 
 
 def _tree(grid: Grid) -> str:
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        print_tree(grid.name, grid.scale)
-    return printed.getvalue()
+    return "\n".join(tree_lines(Tree([grid])))
 
 
 def _not_made(products: Iterable[Product], scale: str) -> str:

@@ -16,7 +16,7 @@ def collect_optimisers(*, dry_run: bool) -> int:
     Those that a state goes on from which was begun, or is planned by a run that was started, and is not done stay too.
     """
     freed, awaited = 0, _parents_of_unfinished()
-    for weights in sorted(paths.folder("state", "").glob(f"*/{paths.MANIFESTS['state']}")):
+    for weights in sorted(paths.kind("state").glob(f"*/{paths.MANIFESTS['state']}")):
         resume = paths.resume(weights.parent.name)
         if not is_published(weights) or not resume.exists() or weights.parent.name in awaited:
             continue
@@ -35,7 +35,7 @@ def collect_optimisers(*, dry_run: bool) -> int:
 
 def _parents_of_unfinished() -> set[str]:
     """Keys of the states that unfinished ones with a frozen recipe grow out of."""
-    frozen = [path.parent.name for path in paths.folder("state", "").glob("*/recipe.json")]
+    frozen = [path.parent.name for path in paths.kind("state").glob("*/recipe.json")]
     unfinished = [key for key in frozen if not is_published(paths.manifest("state", key))]
     return {parent for key in unfinished if (parent := _parent(key)) is not None}
 

@@ -13,9 +13,12 @@ from typing import Any
 
 from mirai.errors import UserError
 from mirai.experiments import flops, paths
+from mirai.experiments.journals import logged, sharing
 from mirai.experiments.plan import Planned, lookup
+from mirai.experiments.public_files import shown_bytes
 from mirai.experiments.savings import size_of
 from mirai.experiments.scale import Scale
+from mirai.experiments.site import load_site
 from mirai.experiments.stages import CodesStage, SamplesStage, Stage, StateStage
 from mirai.experiments.tree import Node, Tree
 from mirai.states import is_published, read_json
@@ -33,6 +36,8 @@ PEAKS = {
 }
 UTILISATION, SAMPLING_UTILISATION = 0.35, 0.05  # of the peak, assumed: training; token by token with a cache
 DEFAULT_GPU = "h100"
+# What a job on a GPU keeps the host busy for, assumed (docs/pilot.md): a step of 12 layers starts 1,100 to 2,000 kernels.
+GPU_STEP_SECONDS, GPU_START_SECONDS = 0.03, 6.5
 # One thread of a server's CPU, in the demo (docs/performance.md): a step of 12 layers costs this before any arithmetic.
 CPU_RATE, CPU_STEP_SECONDS, CPU_START_SECONDS = 60e9, 0.025, 10.0
 CPU_SECONDS = {"tokenizer": 90, "codes": 30, "encoder": 90, "features": 90, "reference": 30, "metrics": 20}  # a job
@@ -40,7 +45,7 @@ CPU_SECONDS = {"tokenizer": 90, "codes": 30, "encoder": 90, "features": 90, "ref
 
 @dataclass(frozen=True)
 class Measured:
-    """What the finished trainings of one model and grid have shown, per GPU or rank."""
+    """What the finished trainings of one model and grid have shown, per GPU, however many shared it, or per rank."""
 
     rate: float  # FLOP/s, encoders' forward passes counted
     images_per_second: float
@@ -60,13 +65,14 @@ class Work:
     encoders: int  # and those of encoders, which it leaves out
     measured: Measured | None
 
-    def seconds(self, gpu: float | None) -> float:
-        """On one GPU with this peak, None: on one CPU rank."""
+    def seconds(self, gpu: float | None, sharing: int = 1) -> float:
+        """On one GPU with this peak, whose jobs' hosts are busy `sharing` at a time; None: on one CPU rank."""
         total = self.formula + self.encoders
         if self.measured is not None:
             return total / self.measured.rate
         if gpu is not None:
-            return total / (gpu * UTILISATION)
+            host = self.steps * GPU_STEP_SECONDS / sharing
+            return max(total / (gpu * UTILISATION), host) + self.jobs * GPU_START_SECONDS / sharing
         return total / CPU_RATE + self.steps * CPU_STEP_SECONDS + self.jobs * CPU_START_SECONDS
 
 
@@ -95,11 +101,23 @@ def estimate(tree: Tree, scale: Scale, gpu: str | None) -> list[str]:
         f"training: {formula:.3g} FLOPs for {images:.3g} images by the formula of Table 13"
         + (f", and {encoders:.3g} in forward passes of encoders" if encoders else "")
     ]
+    if guessed := _of_unknown_shape(todo):
+        width, depth = flops.ASSUMED
+        lines.append(
+            f"          {', '.join(guessed)}: assumed {width} wide and {depth} blocks deep, which its name does not tell"
+        )
+    kinds = Counter(one.kind for one in others)
     if cuda:
-        lines += _gpu_lines(work, len(samples), sampling, gpu or DEFAULT_GPU)
+        sharing = scale.jobs_per_gpu if load_site().slurm is None else 1
+        lines += _gpu_lines(work, kinds, sampling, gpu or DEFAULT_GPU, sharing)
     else:
-        lines += _cpu_lines(work, Counter(one.kind for one in others), sampling, _job_seconds(tree.grids[0].scale))
+        lines += _cpu_lines(work, kinds, sampling, _job_seconds(tree.grids[0].scale))
     return [*lines, *_disk(todo, others, scale)]
+
+
+def _of_unknown_shape(nodes: Iterable[Node]) -> list[str]:
+    encoders = [node.phase.foresight.encoder for node in nodes if node.phase.foresight is not None]
+    return sorted({encoder.name for encoder in encoders if encoder is not None and encoder.shape is None})
 
 
 def _work(nodes: Iterable[Node], scale: Scale, measured: Mapping[str, Measured]) -> list[Work]:
@@ -129,22 +147,36 @@ def _group(state: StateStage) -> str:
     return json.dumps([state.model.model_dump(), state.grid_side, state.training.batch_size])
 
 
-def _gpu_lines(work: list[Work], sample_sets: int, sampling: float, gpu: str) -> list[str]:
+def _gpu_lines(work: list[Work], others: Counter[str], sampling: float, gpu: str, sharing: int) -> list[str]:
     peak = PEAKS[gpu]
-    hours: dict[str, float] = defaultdict(float)
+    seconds: dict[str, float] = defaultdict(float)
     for one in work:
-        hours[one.size] += one.seconds(peak) / 3600
-    by_size = ", ".join(f"{size} {value:,.1f}" for size, value in hours.items())
+        seconds[one.size] += one.seconds(peak, sharing)
+    total = sum(seconds.values())
+    by_size = ", ".join(f"{size} {value / _unit(total)[0]:,.1f}" for size, value in seconds.items())
     assumed = f"{peak / 1e12:g} TFLOP/s in bfloat16 at an assumed utilisation of"
-    lines = [f"          {sum(hours.values()):,.1f} GPU-hours ({by_size})"]
+    lines = [f"          {_gpu_time(total)} ({by_size or 'nothing is left to train'})"]
     if any(one.measured is None for one in work):
-        lines.append(f"          on {gpu}: {assumed} {UTILISATION:.0%}")
+        shared = f", {sharing} jobs side by side" if sharing > 1 else ""
+        host = f"{GPU_STEP_SECONDS:g} s a step or more and {GPU_START_SECONDS:g} s a start of the host{shared}"
+        lines.append(f"          on {gpu}: {assumed} {UTILISATION:.0%}, {host}")
     lines += _measured_lines(work, "GPU")
-    drawing = sampling / (peak * SAMPLING_UTILISATION) / 3600
-    return [
-        *lines,
-        f"sampling: {sample_sets} sets, {drawing:,.1f} GPU-hours on {gpu}: {assumed} {SAMPLING_UTILISATION:.0%}",
-    ]
+    drawing = sampling / (peak * SAMPLING_UTILISATION) + others["samples"] * GPU_START_SECONDS / sharing
+    lines.append(
+        f"sampling: {others['samples']} sets, {_gpu_time(drawing)} on {gpu}: {assumed} {SAMPLING_UTILISATION:.0%}"
+    )
+    if uncounted := sorted(others.keys() - {"samples"}):
+        lines.append(f"not counted: the GPU's time for {', '.join(uncounted)}")
+    return lines
+
+
+def _gpu_time(seconds: float) -> str:
+    size, name = _unit(seconds)
+    return f"{seconds / size:,.1f} GPU-{name}"
+
+
+def _unit(seconds: float) -> tuple[int, str]:
+    return (3600, "hours") if seconds >= 3600 else (60, "minutes")
 
 
 def _cpu_lines(work: list[Work], others: Counter[str], sampling: float, known: dict[str, float]) -> list[str]:
@@ -177,17 +209,18 @@ def _measured_lines(work: list[Work], unit: str) -> list[str]:
 
 def _measured(cuda: bool, gpu: str | None) -> dict[str, Measured]:
     """Speed of the finished trainings by group, of this kind of device, and of this GPU where one is named."""
-    found: dict[str, list[tuple[float, float, float, str]]] = defaultdict(list)  # FLOPs, images, rank-seconds, device
+    found: dict[str, list[tuple[float, float, float, str]]] = defaultdict(list)  # FLOPs, images, seconds, device
     for planned, numerics in _finished_states():
         state = planned.stage
         assert isinstance(state, StateStage)
         device = str(numerics.get("device_name", numerics["device"]))
         named = gpu is None or gpu in re.sub(r"\W", "", device).lower()
-        images, seconds = _journal(state.key)
-        if (numerics["device"] == "cuda") == cuda and named and seconds:
+        log = logged(state.key)
+        if (numerics["device"] == "cuda") == cuda and named and log.seconds:
             phase = state.timeline[-1]
             each = flops.flops_per_image(state, phase) + flops.encoder_flops(state, phase)
-            found[_group(state)].append((images * each, images, seconds, device))
+            seconds = log.rank_seconds / sharing(state.key, planned.scale)
+            found[_group(state)].append((log.images * each, log.images, seconds, device))
     result = {}
     for group, runs in found.items():
         work, images, seconds = (sum(column) for column in list(zip(*runs, strict=True))[:3])
@@ -197,23 +230,13 @@ def _measured(cuda: bool, gpu: str | None) -> dict[str, Measured]:
 
 
 def _finished_states() -> Iterator[tuple[Planned, dict[str, Any]]]:
-    for weights in sorted(paths.folder("state", "").glob(f"*/{paths.MANIFESTS['state']}")):
+    for weights in sorted(paths.kind("state").glob(f"*/{paths.MANIFESTS['state']}")):
         try:
             planned, numerics = lookup(weights.parent.name), read_json(weights).get("numerics")
         except UserError:  # of another version of mirai
             continue
         if numerics is not None:
             yield planned, numerics
-
-
-def _journal(key: str) -> tuple[float, float]:
-    """Images, and seconds of all ranks together, of a training's log; zeros for one that did not note its seconds."""
-    path = paths.folder("state", key) / "log.jsonl"
-    text = path.read_text() if path.exists() else ""
-    lines = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
-    lines = [line for line in lines if "seconds" in line]
-    images = sum(line["images_per_second"] * line["seconds"] for line in lines)
-    return images, sum(line["seconds"] * line.get("ranks", 1) for line in lines)
 
 
 def _job_seconds(scale_name: str) -> dict[str, float]:
@@ -248,8 +271,8 @@ def _disk(states: list[Node], others: list[Stage], scale: Scale) -> list[str]:
     encoded = {one: _codes_bytes(one, scale) for one in others if isinstance(one, CodesStage)}
     codes = sum(size for size in encoded.values() if size is not None)
     parts = {"weights": weights, "optimisers": resume, "samples": samples, "codes and pictures": codes}
-    listed = ", ".join(f"{name} {_bytes(size)}" for name, size in parts.items() if size)
-    lines = [f"disk: {_bytes(sum(parts.values()))} more ({listed or 'nothing'}); `mirai gc` frees optimisers"]
+    listed = ", ".join(f"{name} {shown_bytes(size)}" for name, size in parts.items() if size)
+    lines = [f"disk: {shown_bytes(sum(parts.values()))} more ({listed or 'nothing'}); `mirai gc` frees optimisers"]
     for one in (one for one, size in encoded.items() if size is None):
         lines.append(f"      and the codes of {one.data.name}, whose images nobody has counted yet")
     return lines
@@ -262,11 +285,3 @@ def _codes_bytes(stage: CodesStage, scale: Scale) -> int | None:
     tokens = (stage.data.resolution // stage.tokenizer.downsampling) ** 2
     square = int(stage.data.resolution * stage.data.crop_range) if stage.data.views == 10 else stage.data.resolution
     return images * (stage.data.views * tokens * 2 + (3 * square**2 if scale.numerics.store_squares else 0))
-
-
-def _bytes(size: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:,.3g} TB"

@@ -23,6 +23,7 @@ ABSENT = "-"  # in place of a value
 
 def find(prefix: str) -> Planned:
     """The stage whose key begins like this, in the store or else planned; UserError for none and for several."""
+    paths.refuse_elsewhere()
     stored = {recipe.parent.name for kind in STAGES for recipe in paths.STORE.glob(f"{kind}/*/recipe.json")}
     keys = {key for key in stored if key.startswith(prefix)}
     keys = keys or {key for key in planned_keys() if key.startswith(prefix)}
@@ -80,8 +81,9 @@ def show(prefix: str) -> list[str]:
     recipe = paths.frozen(stage.kind, stage.key)
     lines += _section(f"recipe ({recipe if recipe.exists() else 'not begun'})", table(list(fields(stage).items())))
     if isinstance(stage, StateStage):
-        rows = differences(_default(stage, planned.scale), stage)
-        told = table([("", "baseline B", "this state"), *rows]) if rows else ["in nothing"]
+        size = next(iter(load_scale(planned.scale).sizes))
+        rows = differences(_default(stage, planned.scale, size), stage)
+        told = table([("", f"baseline {size}", "this state"), *rows]) if rows else ["in nothing"]
         lines += _section(f"difference from scale {planned.scale}", told)
         lines += _section("timeline", _timeline(stage))
         lines += _section("ancestors", _ancestors(planned))
@@ -100,9 +102,9 @@ def _section(title: str, lines: list[str]) -> list[str]:
     return ["", title, *(f"  {line}" for line in lines)] if lines else []
 
 
-def _default(stage: StateStage, scale_name: str) -> StateStage:
-    """The scale's baseline B of the same length and seed."""
-    point = Point(arm="baseline", size="B", epochs=stage.epoch)
+def _default(stage: StateStage, scale_name: str, size: str) -> StateStage:
+    """The scale's baseline of a size, of the same length and seed."""
+    point = Point(arm="baseline", size=size, epochs=stage.epoch)
     return state_stage(run_of(point, load_scale(scale_name), stage.training.seed, "mirai show"))
 
 
@@ -135,7 +137,7 @@ def _checksums(planned: Planned) -> list[str]:
 def _metrics(state: str) -> list[str]:
     """Of the samples of a state, those that are in the store."""
     rows = []
-    for path in sorted(paths.folder("metrics", "any").parent.glob(f"*/{paths.MANIFESTS['metrics']}")):
+    for path in sorted(paths.kind("metrics").glob(f"*/{paths.MANIFESTS['metrics']}")):
         with contextlib.suppress(UserError):  # of another version of mirai
             stage = lookup(path.parent.name).stage
             if isinstance(stage, MetricsStage) and stage.samples.state.key == state and is_published(path):

@@ -22,7 +22,7 @@ def outdated(keys: Iterable[str]) -> list[str]:
     wanted = set(keys)
     again: dict[str, Counter[str]] = defaultdict(Counter)
     for kind in STAGES:
-        for recipe in sorted(paths.folder(kind, "any").parent.glob("*/recipe.json")):
+        for recipe in sorted(paths.kind(kind).glob("*/recipe.json")):
             key = recipe.parent.name
             if not is_published(paths.manifest(kind, key)):
                 continue

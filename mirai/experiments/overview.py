@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from mirai.errors import UserError
@@ -33,11 +33,13 @@ def on_disk(stage: Stage) -> str:
 
 def targets(target: str, scale_name: str) -> tuple[list[str], str]:
     """Grids and scale of a grid's name (at `scale_name`), of a path like results/demo/table2.csv, or of results/demo/all."""
+    if target == "all":
+        return _paper(scale_name), scale_name
     if "/" not in target:
         return [target], scale_name
     path = Path(target)
     if path.name in ("all", "index.html") and (scale := paths.grid_of(path.with_name("all.csv"))) is not None:
-        return grids_of_paper(scale[1]), scale[1]
+        return _paper(scale[1]), scale[1]
     found = paths.grid_of(path)
     if found is None:
         raise UserError(
@@ -47,57 +49,52 @@ def targets(target: str, scale_name: str) -> tuple[list[str], str]:
     return [found[0]], found[1]
 
 
+def _paper(scale_name: str) -> list[str]:
+    names = grids_of_paper(scale_name)
+    if not names:
+        raise UserError(f"none of the paper's tables and figures is in {paths.EXPERIMENTS}/")
+    return names
+
+
 def print_plan(names: list[str], scale_name: str, gpu: str | None) -> Tree:
     """The tree of some grids, what it shares with itself and with other grids, and what is left of it costs."""
     refuse_unknown(gpu)
-    tree = _print_tree(names, scale_name, on_disk, _also_in(names, scale_name))
-    scale = load_scale(scale_name)
-    print()
-    for sentence in outdated([*tree.nodes, *tree.others]):
-        print(sentence)
-    lines = estimate(tree, scale, gpu)
+    also_in = _also_in(names, scale_name)
+    tree, scale = Tree(plan_grid(name, scale_name) for name in names), load_scale(scale_name)
+    lines = [*tree_lines(tree, also_in=also_in), "", *outdated([*tree.nodes, *tree.others])]
     if tree.nodes:
         saved = savings(tree, scale)
-        print(f"{saved.rows} rows (times seeds) are {saved.runs} distinct trainings in {len(tree.nodes)} states")
-        lines = saved.lines() + lines
-    print("\n".join(lines))
+        lines.append(f"{saved.rows} rows (times seeds) are {saved.runs} distinct trainings in {len(tree.nodes)} states")
+        lines += saved.lines()
+    print("\n".join(lines + estimate(tree, scale, gpu)))
     return tree
 
 
-def print_tree(grid_name: str, scale_name: str, standing: Standing = on_disk) -> None:
-    """The states of a grid as a tree, trunks first, with where each stands."""
-    _print_tree([grid_name], scale_name, standing, {})
-
-
-def _print_tree(names: list[str], scale_name: str, standing: Standing, also_in: dict[str, list[str]]) -> Tree:
-    grids = [plan_grid(name, scale_name) for name in names]
-    tree = Tree(grids)
+def tree_lines(tree: Tree, standing: Standing = on_disk, also_in: Mapping[str, list[str]] | None = None) -> list[str]:
+    """States as a tree, trunks first, with where each stands; then the other stages. `also_in`: other grids by key."""
+    grids, scale = tree.grids, tree.grids[0].scale
     runs = sum(bool(node.users) for node in tree.nodes.values())
     title = grids[0].title if len(grids) == 1 else f"{len(grids)} tables and figures"
-    where = paths.product(scale_name, names[0]) if len(grids) == 1 else paths.product(scale_name, "all").parent
-    print(f"{title}: {runs} runs at scale {scale_name}, results in {where}")
+    where = paths.product(scale, grids[0].name) if len(grids) == 1 else paths.product(scale, "all").parent
+    lines = [f"{title}: {runs} runs at scale {scale}, results in {where}"]
     for grid in grids:
         for row in grid.rows:
             if row.unavailable is not None:
-                print(f"  not at this scale: {_of_grid(grids, grid.name)}{row.label} ({row.unavailable})")
+                lines.append(f"  not at this scale: {_of_grid(grids, grid.name)}{row.label} ({row.unavailable})")
+
+    def branch(key: str, indent: str) -> None:
+        node = tree.nodes[key]
+        used = _used(node, grids, (also_in or {}).get(key, []))
+        text = f"epoch {node.state.epoch:>3} [{describe(node.phase)}] {standing(node.state)}"
+        lines.append(f"{indent}{key} {text}{f'  <- {used}' if used else ''}")
+        for child in tree.children[key]:
+            branch(child, indent + "  ")
+
     for key in tree.children[None]:
-        _print_branch(key, tree, standing, also_in, "")
+        branch(key, "")
     left = [node for node in tree.nodes.values() if not is_published(paths.manifest("state", node.state.key))]
-    alone = sum(stage.samples.state.epoch for grid in grids for row in grid.available() for stage in row_metrics(row))
-    print(f"{sum(node.epochs for node in left)} epochs to train; one run per row would be {alone}")
-    print("other stages:")
-    for key, stage in tree.others.items():
-        print(f"  {stage.kind:<10} {key} {standing(stage)}")
-    return tree
-
-
-def _print_branch(key: str, tree: Tree, standing: Standing, also_in: dict[str, list[str]], indent: str) -> None:
-    node = tree.nodes[key]
-    used = _used(node, tree.grids, also_in.get(key, []))
-    text = f"epoch {node.state.epoch:>3} [{describe(node.phase)}] {standing(node.state)}"
-    print(f"{indent}{key} {text}{f'  <- {used}' if used else ''}")
-    for child in tree.children[key]:
-        _print_branch(child, tree, standing, also_in, indent + "  ")
+    lines += [f"{sum(node.epochs for node in left)} epochs to train", "other stages:"]
+    return lines + [f"  {stage.kind:<10} {key} {standing(stage)}" for key, stage in tree.others.items()]
 
 
 def _used(node: Node, grids: Iterable[Grid], also_in: list[str]) -> str:
@@ -138,8 +135,9 @@ def print_summary(grid_name: str, scale_name: str) -> None:
         print(f"\n{table.read_text().rstrip()}\n")
     print(f"table     {paths.product(scale_name, grid_name)} (and .md, .tex, .html)")
     for name in (grid_name, *extensions(grid_name)):
-        if plan_grid(name, scale_name).figure is not None:
-            print(f"figure    {paths.product(scale_name, name, '.png')} (and .pdf)")
+        with contextlib.suppress(UserError):  # another grid's mistake is told when that grid is asked for
+            if plan_grid(name, scale_name).figure is not None:
+                print(f"figure    {paths.product(scale_name, name, '.png')} (and .pdf)")
     for row in grid.available():
         for metrics in row_metrics(row):
             print(f"recipe    {paths.frozen('metrics', metrics.key)}  {row.label}")

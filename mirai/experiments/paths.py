@@ -32,6 +32,11 @@ MANIFESTS = {
 }
 
 
+def kind(name: str) -> Path:
+    """Folder of all stages of a kind in the store."""
+    return STORE / name
+
+
 def folder(kind: str, key: str) -> Path:
     """Folder of a stage in the store."""
     return STORE / kind / key
@@ -45,6 +50,11 @@ def manifest(kind: str, key: str) -> Path:
 def resume(key: str) -> Path:
     """Manifest of what training on from a state needs beside its weights; `mirai gc` deletes it."""
     return folder("state", key) / "resume.json"
+
+
+def journal(key: str) -> Path:
+    """What the training of a state logs, for programs."""
+    return folder("state", key) / "log.jsonl"
 
 
 def frozen(kind: str, key: str) -> Path:

@@ -108,7 +108,7 @@ def shown_bytes(size: int | None) -> str:
     """A size for reading, as file hosts print it: 287920306 is 288 MB."""
     if size is None:
         return "size unknown"
-    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+    for unit, name in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
         if size >= unit:
             number = size / unit
             return f"{number:.0f} {name}" if number >= 100 else f"{number:.3g} {name}"

@@ -11,9 +11,11 @@ from collections.abc import Sequence
 
 from mirai.errors import UserError
 from mirai.experiments import paths
-from mirai.experiments.overview import print_tree
+from mirai.experiments.inspection import table
+from mirai.experiments.overview import tree_lines
 from mirai.experiments.plan import plan_grid, table_key
 from mirai.experiments.stages import Stage, StateStage
+from mirai.experiments.tree import Tree
 from mirai.launch import queue, record, task
 from mirai.launch.progress import clock, progress, standing, trains_now, writer
 from mirai.launch.queue import JobState
@@ -34,16 +36,14 @@ def print_jobs() -> None:
             if record.read(key) == job and not is_published(paths.manifest("state", key)):
                 rows.append(_row(key, job.id, _in_queue(key, job, known[job.id]), str(job.log)))
     with_job = {row[0] for row in rows}
-    for folder in sorted(paths.folder("state", "").glob("*/")):
+    for folder in sorted(paths.kind("state").glob("*/")):
         process = writer(folder)
         if process is not None and folder.name not in with_job:
             rows.append(_row(folder.name, process, "here", str(folder / "log.txt")))
     if len(rows) == 1:
         print("no training is queued or running")
         return
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    print("\n".join(table(rows)))
 
 
 def _in_queue(key: str, job: Job, state: JobState) -> str:
@@ -113,11 +113,13 @@ def print_status(grid: str, scale: str) -> None:
     jobs = record.all_jobs()
     known = queue.states(jobs)
     by_rules = _jobs_of_rules() if any(job.cluster == "slurm" for job in jobs) or _has_slurm() else {}
-    print_tree(grid, scale, functools.partial(_stands, known=known, by_rules=by_rules))
-    table, key = paths.product(scale, grid), table_key(plan_grid(grid, scale).name, scale)
-    note = paths.key_record(table)
-    made = note.read_text().strip() if table.exists() and note.exists() else None
-    print(f"{table} {'missing' if not table.exists() else 'done' if made == key else 'made for an earlier plan'}")
+    stands = functools.partial(_stands, known=known, by_rules=by_rules)
+    print("\n".join(tree_lines(Tree([plan_grid(grid, scale)]), stands)))
+    made = paths.product(scale, grid)
+    note = paths.key_record(made)
+    made_for = note.read_text().strip() if made.exists() and note.exists() else None
+    as_planned = made_for == table_key(grid, scale)
+    print(f"{made} {'missing' if not made.exists() else 'done' if as_planned else 'made for an earlier plan'}")
 
 
 def _stands(stage: Stage, known: dict[str, JobState], by_rules: dict[str, str]) -> str:

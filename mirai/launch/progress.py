@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import socket
@@ -11,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mirai.experiments import paths
+from mirai.experiments import journals, paths
 from mirai.launch.queue import JobState
 from mirai.launch.record import Job
 from mirai.states import is_published
@@ -32,15 +31,10 @@ class Progress:
 
 def progress(key: str) -> Progress | None:
     """How far a training has come; None before its first line."""
-    path = paths.folder("state", key) / "log.jsonl"
-    try:
-        lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
-        since = time.time() - path.stat().st_mtime
-    except FileNotFoundError:
-        return None
-    last = json.loads(lines[-1]) if lines else {}
+    last = (journals.lines(key) or [{}])[-1]
     if "last_step" not in last:
         return None
+    since = time.time() - paths.journal(key).stat().st_mtime
     return Progress(last["step"], last["last_step"], last["epoch"], max(0.0, last["eta_s"] - since))
 
 

@@ -14,6 +14,7 @@ import yaml
 from PIL import Image
 
 from mirai.analysis.page import LARGEST, write_page
+from mirai.analysis.style import DPI
 from mirai.errors import UserError
 from mirai.experiments import paths
 from mirai.experiments.plan import freeze, lookup, plan_grid, row_metrics
@@ -154,8 +155,13 @@ def test_pictures_are_described_and_small(made: str) -> None:
             assert picture.size == (int(image["width"] or 0), int(image["height"] or 0)) == size
 
 
+def test_a_figure_is_as_wide_as_its_inches_say_not_as_its_pixels(made: str) -> None:
+    inches = WIDTH / DPI * 1.7
+    assert {image["style"] for image in Elements(made).of("img")} == {f"width:min(100%,{inches:.2f}in)"}
+
+
 def test_labels_are_text_whatever_they_hold(project: Path) -> None:
-    content = {"title": "<b>1 < 2</b>", "rows": [{"label": '<script>"&'}]}
+    content = {"title": "<b>1 < 2</b>", "rows": [{"label": '<script>"&', "arm": "baseline"}]}
     (project / "experiments/own.yaml").write_text(yaml.safe_dump(content))
     make_results()
     paths.product(SCALE, "own").write_text("a\n1\n")
