@@ -39,4 +39,4 @@ check: setup
 	snakemake --lint
 
 bench: setup
-	python benchmarks/run.py
+	python -m benchmarks.run
