@@ -5,7 +5,6 @@ Figures are matplotlib Figure objects, never pyplot's, so that nothing is rememb
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
+from mirai.experiments.arms import arm_of
 from mirai.experiments.recipe import Run
 from mirai.states import atomic_file
 
@@ -40,19 +40,10 @@ METHOD_COLOURS = {"baseline": "#595959", "mirai-i": "#0069B4", "mirai-e": "#C14A
 LINES = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"), ((0, (6, 1, 1, 1, 1, 1)), "v"))
 
 
-def method_colour(name: str) -> str:
-    """Colour of a method by its arm or by a row's label, e.g. "mirai-e", "+ Mirai-E (Pretrained)", "LlamaGen-B"."""
-    found = re.search("|".join(METHOD_COLOURS), name.lower().replace(" ", "-"))
-    return METHOD_COLOURS[found.group() if found else "baseline"]
-
-
 def run_colour(run: Run) -> str:
     """Colour of a run's method, whatever its row is called; that of a pretrained EMA is a lighter Mirai-E."""
-    if run.foresight is None:
-        return METHOD_COLOURS["baseline"]
-    arms = {None: "output-level", "encoder": "mirai-i", "ema": "mirai-e", "pretrained": "mirai-e"}
-    colour = METHOD_COLOURS[arms[run.foresight.source]]
-    return lighter(colour) if run.foresight.source == "pretrained" else colour
+    colour = METHOD_COLOURS[arm_of(run.foresight)]
+    return lighter(colour) if run.foresight is not None and run.foresight.source == "pretrained" else colour
 
 
 def lighter(colour: str) -> str:

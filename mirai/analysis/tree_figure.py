@@ -12,9 +12,10 @@ from matplotlib.lines import Line2D
 
 from mirai.analysis.style import DPI, FAINT, INK, METHOD_COLOURS, NOTE_SIZE, TEXT_WIDTH, look, save_figure, text_pixels
 from mirai.experiments import paths
+from mirai.experiments.arms import arm_of
 from mirai.experiments.savings import size_of
 from mirai.experiments.scale import load_scale
-from mirai.experiments.tree import Tree, arm_of
+from mirai.experiments.tree import Tree
 from mirai.states import is_published
 
 ROW, TOP, BOTTOM = 0.15, 0.30, 0.42  # inches: of a branch, and above and below all of them
@@ -72,7 +73,7 @@ def branches(tree: Tree) -> list[Branch]:
     sizes, arms, planned = list(load_scale(tree.grids[0].scale).sizes), list(METHOD_COLOURS), list(tree.nodes)
 
     def place(root: str) -> tuple[int, ...]:
-        return sizes.index(_size(tree, root)), arms.index(arm_of(tree.nodes[root].phase)), planned.index(root)
+        return sizes.index(_size(tree, root)), arms.index(arm_of(tree.nodes[root].phase.foresight)), planned.index(root)
 
     for root in sorted(tree.children[None], key=place):
         follow(root, None)
@@ -107,7 +108,7 @@ def _size(tree: Tree, key: str) -> str:
 
 
 def _same_arm(tree: Tree, key: str, child: str) -> bool:
-    return arm_of(tree.nodes[key].phase) == arm_of(tree.nodes[child].phase)
+    return arm_of(tree.nodes[key].phase.foresight) == arm_of(tree.nodes[child].phase.foresight)
 
 
 def _reach(tree: Tree, key: str) -> int:
@@ -120,7 +121,7 @@ def _draw_branch(axes: Axes, tree: Tree, branch: Branch, row: int, start: int) -
     axes.plot([first.start] * 2, [start, row], color=FAINT, linewidth=0.5, zorder=1)
     for key in branch.keys:
         node = tree.nodes[key]
-        colour = METHOD_COLOURS[arm_of(node.phase)]
+        colour = METHOD_COLOURS[arm_of(node.phase.foresight)]
         axes.plot([node.start, node.state.epoch], [row] * 2, color=colour, linewidth=1.4, zorder=2)
         if node.users or node.teaches:
             face = colour if is_published(paths.manifest("state", key)) else "white"
@@ -162,7 +163,7 @@ def _cut(text: str, room: float) -> str:
 
 
 def _legend(figure: Figure, tree: Tree) -> None:
-    there = {arm_of(node.phase) for node in tree.nodes.values()}
+    there = {arm_of(node.phase.foresight) for node in tree.nodes.values()}
     handles = [Line2D([], [], color=METHOD_COLOURS[arm], label=name) for arm, name in LINES.items() if arm in there]
     for face, name in ((FAINT, "a row's result, done"), ("white", "to do")):
         dot = Line2D([], [], linestyle="", marker="o", markersize=3.2, color=FAINT, markerfacecolor=face, label=name)

@@ -10,6 +10,15 @@ from mirai.experiments.recipe import Encoder, Foresight, Head, Schedule
 Arm = Literal["baseline", "mirai-i", "mirai-e", "output-level"]
 
 
+def arm_of(foresight: Foresight | None) -> Arm:
+    """The arm that foresight is of, with whatever settings: None is the baseline's."""
+    if foresight is None:
+        return "baseline"
+    if foresight.level == "output":
+        return "output-level"
+    return "mirai-i" if foresight.source == "encoder" else "mirai-e"
+
+
 def arm_foresight(arm: Arm, *, encoder: Encoder, head: Head) -> Foresight | None:
     """Foresight of an arm on a 12-layer model. Encoder and head width are the scale's; None for the baseline."""
     # Table 3 and Sec. B: lambda steps from 2 to 1 at the midpoint, after 15 epochs of plain next-token training.

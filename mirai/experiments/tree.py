@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from mirai.experiments.arms import arm_of
 from mirai.experiments.figures import Neighbourhoods, Samples, TokenMaps
 from mirai.experiments.grid import Grid, Row
 from mirai.experiments.plan import lookup, measured, row_metrics
@@ -112,30 +113,19 @@ def _wanted(grid: Grid) -> Sequence[Stage]:
 
 def describe(phase: Phase) -> str:
     """A phase in one short phrase."""
-    if phase.foresight is None:
-        return f"next-token {phase.epochs}"
     foresight = phase.foresight
-    if foresight.level == "output":
-        source = "output-level"
-    else:
-        source = "mirai-e" if foresight.encoder is None else f"mirai-i {foresight.encoder.name}"
-        source += " pretrained" if foresight.teacher is not None else ""
-        source += f" layer {foresight.layer}"
+    if foresight is None:
+        return f"next-token {phase.epochs}"
+    source: str = arm_of(foresight)
+    source += f" {foresight.encoder.name}" if foresight.encoder is not None else ""
+    source += " pretrained" if foresight.teacher is not None else ""
+    source += f" layer {foresight.layer}" if foresight.level == "internal" else ""
     match phase.coefficient:
         case Cosine() as cosine:
             value = f"cosine {cosine.start:g}→{cosine.end:g}"
         case constant:
             value = f"{constant:g}"
     return f"{source} K={len(foresight.offsets)} λ={value} {phase.epochs}"
-
-
-def arm_of(phase: Phase) -> str:
-    """The arm that a phase trains as; its name is its colour's."""
-    if phase.foresight is None:
-        return "baseline"
-    if phase.foresight.level == "output":
-        return "output-level"
-    return "mirai-i" if phase.foresight.source == "encoder" else "mirai-e"
 
 
 def _users(grids: Iterable[Grid]) -> dict[str, list[User]]:

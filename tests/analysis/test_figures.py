@@ -17,6 +17,7 @@ from mirai.analysis import style
 from mirai.analysis.figures import GAP, GROUP_GAP, Method, arrange, block_width, plain_grid, sample_grid
 from mirai.analysis.style import (
     DPI,
+    INK,
     METHOD_COLOURS,
     TEXT_WIDTH,
     Pixels,
@@ -24,14 +25,17 @@ from mirai.analysis.style import (
     base_colour,
     lighter,
     line_looks,
-    method_colour,
+    run_colour,
     text_pixels,
     wrap,
 )
+from mirai.experiments.grid import load_grid
+from tests.conftest import WriteGrid
 
 pytestmark = pytest.mark.full
 
 LABELS = ("LlamaGen-B", "+ Mirai-I", "+ Mirai-E")
+COLOURS = dict(zip(LABELS, METHOD_COLOURS.values(), strict=False))
 
 
 def solid(red: int, count: int, side: int = 8) -> Pixels:
@@ -44,7 +48,7 @@ def solid(red: int, count: int, side: int = 8) -> Pixels:
 
 def method(label: str, red: int, classes: int, per_class: int = 1, side: int = 8) -> Method:
     """A method with `solid` images, numbered through all its classes."""
-    return Method(label, method_colour(label), np.split(solid(red, classes * per_class, side), classes))
+    return Method(label, COLOURS.get(label, INK), np.split(solid(red, classes * per_class, side), classes))
 
 
 def boxes(page: Pixels, red: int) -> list[tuple[int, int, int, int]]:
@@ -104,7 +108,7 @@ def test_labels_stand_in_the_given_order_in_their_methods_colour(sheets: list[Sh
     rows = [method(label, 0, 2) for label in reversed(LABELS)]
     sample_grid(Path("grid.png"), rows, class_names=["first", "second"])
     labels = [(text, look["color"]) for _, _, text, look in sorted(sheets[0].texts) if text in LABELS]
-    assert labels == [(label, method_colour(label)) for label in reversed(LABELS)]
+    assert labels == [(label, COLOURS[label]) for label in reversed(LABELS)]
     titles = [text for _, _, text, _ in sorted(sheets[0].texts) if text in ("first", "second")]
     assert titles == ["first", "second"]
 
@@ -182,12 +186,12 @@ def test_wrapped_text_fits_keeps_its_words_and_shares_one_size() -> None:
     assert text_pixels(cut, smallest) <= 101
 
 
-def test_a_method_has_one_colour_whatever_its_row_is_called() -> None:
-    assert method_colour("mirai-i") == method_colour("LlamaGen-B + Mirai-I, layer 4") == METHOD_COLOURS["mirai-i"]
-    assert method_colour("+ Mirai-E (Pretrained)") == METHOD_COLOURS["mirai-e"]
-    assert method_colour("LlamaGen-XL") == method_colour("baseline") == METHOD_COLOURS["baseline"]
-    assert method_colour("Output level, K = 3") == METHOD_COLOURS["output-level"]
-    assert len(set(METHOD_COLOURS.values())) == 4
+def test_a_method_has_one_colour_whatever_its_row_is_called(write_grid: WriteGrid) -> None:
+    arms = ({"label": "LlamaGen-XL", "arm": arm} for arm in METHOD_COLOURS)
+    name = write_grid(*arms, {"arm": "mirai-e", "ema": "pretrained"})
+    colours = [run_colour(row.runs[0]) for row in load_grid(name, "digits").rows]
+    assert colours == [*METHOD_COLOURS.values(), lighter(METHOD_COLOURS["mirai-e"])]
+    assert len(set(colours)) == 5
 
 
 def test_one_method_alone_is_unnamed_and_shows_many_samples_of_a_class_as_a_block(sheets: list[Sheet]) -> None:
