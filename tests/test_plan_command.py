@@ -329,6 +329,23 @@ def test_a_raised_revision_names_what_will_be_made_again(
     assert "revision" not in capsys.readouterr().out, "no run of 384 px needs that state"
 
 
+def test_a_run_of_snakemake_says_before_its_first_job_what_a_raised_revision_makes_again(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = next(node.state for node in tree_of("demo", scale="digits").nodes.values() if node.parent is None)
+    finish(state, "digits", 1.0)
+    monkeypatch.setitem(REVISIONS, "state", REVISIONS["state"] + 1)
+    plan.plan_grid.cache_clear()
+    plan._planned.clear()
+    plan.plan_grid("demo", "digits")
+    plan.inputs(state.key)
+    assert capsys.readouterr().err == "", "a dry run goes so far"
+    plan.start()
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert sentence.startswith("mirai: revision of state was raised: 1 finished stage will be made again (state 1)")
+    assert paths.frozen("state", state.key).exists()
+
+
 # Figure
 
 
