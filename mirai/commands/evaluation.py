@@ -58,20 +58,23 @@ def evaluate(options: argparse.Namespace) -> int:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"mirai evaluate: --{name.replace('_', '-')} is {value}; at least 1")
-    from mirai.measure import measure, summary
+    from mirai.launch.slots import held_beside
     from mirai.states import write_json
 
-    result = measure(
-        Path(options.samples),
-        options.reference,
-        inception=options.inception,
-        num_samples=options.num_samples,
-        crop=options.crop,
-        split_size=options.split_size,
-        kid=options.kid,
-        batch_size=options.batch_size,
-        device=options.device,
-    )
+    with held_beside(options.device):
+        from mirai.measure import measure, summary
+
+        result = measure(
+            Path(options.samples),
+            options.reference,
+            inception=options.inception,
+            num_samples=options.num_samples,
+            crop=options.crop,
+            split_size=options.split_size,
+            kid=options.kid,
+            batch_size=options.batch_size,
+            device=options.device,
+        )
     print(summary(result))
     if options.json is not None:
         write_json(options.json, result)

@@ -143,34 +143,41 @@ def _draw_picture(options: argparse.Namespace) -> None:
     sampling = _sampling(options, count, count)
     if options.grid.suffix != ".png":
         raise UserError(f"--grid {options.grid}: the picture is written as PNG; give a name that ends in .png")
-    from mirai.analysis.pictures import draw_classes, open_trained
-    from mirai.imports import open_imported
+    from mirai.experiments.plan import lookup
+    from mirai.launch.slots import held_beside, held_for
 
-    if options.state is not None:
-        model, tokenizer = open_trained(options.state, "ema" if options.ema else "raw")
-    else:
-        imported = open_imported(
-            options.weights, tokenizer=options.tokenizer, device=options.device, dtype=sampling.dtype
-        )
-        model, tokenizer = imported.model, imported.tokenizer_folder
-    draw_classes(model, tokenizer, sampling, classes=options.classes, path=options.grid)
+    of_state = options.state is not None
+    with held_for("samples", lookup(options.state).scale) if of_state else held_beside(options.device):
+        from mirai.analysis.pictures import draw_classes, open_trained
+        from mirai.imports import open_imported
+
+        if of_state:
+            model, tokenizer = open_trained(options.state, "ema" if options.ema else "raw")
+        else:
+            imported = open_imported(
+                options.weights, tokenizer=options.tokenizer, device=options.device, dtype=sampling.dtype
+            )
+            model, tokenizer = imported.model, imported.tokenizer_folder
+        draw_classes(model, tokenizer, sampling, classes=options.classes, path=options.grid)
 
 
 def _draw_many(options: argparse.Namespace) -> int:
     sampling = _sampling(options, options.num_samples, options.batch_size)
     from mirai.experiments.site import load_site
     from mirai.launch.ranks import is_rank, run_ranks
+    from mirai.launch.slots import held_beside
 
     count = load_site().ranks
-    if count > 1 and not is_rank():
-        return run_ranks(options.arguments, count)
-    import torch
+    with held_beside(options.device, count) as inherited:
+        if count > 1 and not is_rank():
+            return run_ranks(options.arguments, count, inherited)
+        import torch
 
-    from mirai.imports import sample_imported
-    from mirai.ranks import ranks_of
+        from mirai.imports import sample_imported
+        from mirai.ranks import ranks_of
 
-    with ranks_of(options.device or ("cuda" if torch.cuda.is_available() else "cpu")) as ranks:
-        sample_imported(options.weights, options.out, sampling, ranks, tokenizer=options.tokenizer)
+        with ranks_of(options.device or ("cuda" if torch.cuda.is_available() else "cpu")) as ranks:
+            sample_imported(options.weights, options.out, sampling, ranks, tokenizer=options.tokenizer)
     return 0
 
 
@@ -184,14 +191,22 @@ def _refuse_sides(options: argparse.Namespace, *names: str) -> None:
 def export_samples(options: argparse.Namespace) -> None:
     """Decode samples to an .npz or to PNGs."""
     _refuse_sides(options, "size")
-    from mirai import export
+    from mirai.experiments.plan import lookup
+    from mirai.launch.slots import held_beside, held_for
 
-    export.export_samples(options.samples, npz=options.npz, png=options.png, size=options.size)
+    of_folder = Path(options.samples).is_dir()
+    with held_beside(None) if of_folder else held_for("samples", lookup(options.samples).scale):
+        from mirai import export
+
+        export.export_samples(options.samples, npz=options.npz, png=options.png, size=options.size)
 
 
 def reconstruct_images(options: argparse.Namespace) -> None:
     """Write a tokenizer's reconstructions of a folder of images."""
     _refuse_sides(options, "resolution", "size")
-    from mirai.export import reconstruct
+    from mirai.launch.slots import held_beside
 
-    reconstruct(options.images, options.tokenizer, options.npz, resolution=options.resolution, size=options.size)
+    with held_beside(None):
+        from mirai.export import reconstruct
+
+        reconstruct(options.images, options.tokenizer, options.npz, resolution=options.resolution, size=options.size)

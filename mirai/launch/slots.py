@@ -39,6 +39,11 @@ def held_for(kind: str, scale_name: str, ranks: int = 1) -> contextlib.AbstractC
     return held(gpus(kind, scale_name, ranks), load_scale(scale_name).jobs_per_gpu)
 
 
+def held_beside(device: str | None, ranks: int = 1) -> contextlib.AbstractContextManager[tuple[int, ...]]:
+    """`held` for a command that makes no stage: a GPU per rank for itself, unless its `device` is the CPU."""
+    return held(0 if device == "cpu" else ranks)
+
+
 @contextlib.contextmanager
 def held(count: int, sharing: int = 1) -> Iterator[tuple[int, ...]]:
     """While open, this job has `count` GPUs, and sees no others -> file descriptors that its ranks inherit.

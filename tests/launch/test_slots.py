@@ -248,6 +248,33 @@ def test_a_command_holds_a_gpu_of_its_own_while_it_computes(
     assert seen == [UUIDS[1], None, UUIDS[1]]
 
 
+@pytest.mark.parametrize(
+    ("command", "does"),
+    [
+        ("evaluate samples --reference reference.npz", "mirai.measure.measure"),
+        ("sample --weights imported --classes 1 --grid out.png", "mirai.imports.open_imported"),
+        ("sample --weights imported --num-samples 4 --out samples", "mirai.imports.sample_imported"),
+        ("export . --npz out.npz", "mirai.export.export_samples"),
+        ("reconstruct . --tokenizer imported --npz out.npz", "mirai.export.reconstruct"),
+    ],
+)
+def test_a_command_beside_the_stages_holds_a_gpu_too(
+    command: str, does: str, machine: Callable[[int], Path], project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(2)
+    seen: list[str | None] = []
+
+    def compute(*_: object, **__: object) -> None:
+        seen.append(os.environ.get(VISIBLE))
+        raise UserError("enough")
+
+    monkeypatch.setattr(does, compute)
+    with held(1):
+        monkeypatch.delenv(VISIBLE)
+        assert main(command.split()) == 2
+    assert seen == [UUIDS[1]]
+
+
 def test_a_command_shares_a_gpu_where_its_scale_says_so(
     machine: Callable[[int], Path], project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
