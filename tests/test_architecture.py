@@ -166,7 +166,7 @@ HEAVY = ("torch", "torchvision", "timm", "pandas", "matplotlib", "sklearn", "sci
             name_of(path) for path in FILES if part_of(name_of(path)) in ("experiments", "states", "randomness")
         ),
         "import mirai.cli; mirai.cli.build_parser().format_help()",
-        "import mirai.launch.resources, mirai.launch.slurm, mirai.launch.task, mirai.preflight",
+        "import mirai.costs, mirai.launch.resources, mirai.launch.slurm, mirai.launch.task, mirai.preflight",
         f"import os; os.chdir({str(ROOT)!r}); from mirai.experiments import plan; plan.plan_grid('table2', 'demo')",
     ],
     ids=["experiments", "cli", "launch", "plan"],

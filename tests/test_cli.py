@@ -120,16 +120,18 @@ def test_plan_prints_the_tree_of_every_grid_at_every_scale(
         assert (plan.lookup(key).stage.kind, done) == (kind, "to do")
     assert f"runs at scale {scale}, results in {paths.product(scale, grid)}" in first
     tree = {line.split()[0]: line for line in lines if "not at this scale" not in line}
+    alone = 0
     for row in plan.plan_grid(grid, scale).available():
         for stage in plan.row_metrics(row):
             assert row.label in tree[stage.samples.state.key]
+            alone += stage.samples.state.epoch
     for key, line in tree.items():
         assert "to do" in line
         parent = plan.lookup(key).parent
         indent = 0 if parent is None else 2 + tree[parent].index(parent)
         assert line.index(key) == indent, "what grows out of a state is indented below it"
-    to_train, alone = (int(word) for word in last.split() if word.isdigit())
-    assert 0 < to_train <= alone
+    assert last.endswith(" epochs to train")
+    assert 0 < int(last.split()[0]) <= alone
     assert not (project / "results").exists()
 
 

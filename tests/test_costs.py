@@ -129,7 +129,7 @@ def test_of_a_shared_gpu_a_job_counts_its_part_and_a_job_of_slurm_has_one_of_its
     scale = paths.SCALES / "demo.yaml"
     scale.write_text(scale.read_text().replace("device: cpu", "device: cuda") + "\njobs_per_gpu: 4\n")
     costs.load_scale.cache_clear()
-    first, second, last = branch
+    _, second, last = branch
     for state in branch:
         logged(state, (3600.0, 1))
     trained("17", second)

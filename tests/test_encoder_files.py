@@ -107,7 +107,7 @@ def test_a_model_without_a_final_norm_of_its_patches_is_refused_before_step_0(
     checked = read_json(manifest)
     assert (checked["depth"], checked["final_norm"]) == (6, True)
     monkeypatch.setattr(store, "read_json", lambda path: checked | {"final_norm": False})
-    with pytest.raises(UserError, match="encoder tiny has no final norm of its patches, .*`layer`"):
+    with pytest.raises(UserError, match=r"encoder tiny has no final norm of its patches, .*`layer`"):
         store.check_encoders(state, load_site())
 
 

@@ -39,6 +39,7 @@ def test_the_committed_schemas_are_current() -> None:
 
 
 def test_the_command_writes_what_is_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "experiments").mkdir()
     monkeypatch.chdir(tmp_path)
     assert main(["schema"]) == 0
     for path in schemas():
