@@ -50,7 +50,7 @@ def read(key: str) -> Job | None:
 def all_jobs() -> list[Job]:
     """All jobs that any state's record names, in order of submission. A damaged record is told, and left out."""
     found = []
-    for path in sorted((paths.STORE / "state").glob("*/job.json")):
+    for path in sorted(paths.kind("state").glob("*/job.json")):
         try:
             found.append(_job(path))
         except UserError as damage:  # of one state, which is no reason to wait for no other
