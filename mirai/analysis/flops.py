@@ -1,7 +1,7 @@
 """Floating point operations of training on one image: by the paper's arithmetic (Table 13, Sec. G), and counted.
 
-The paper counts 6 operations per parameter and token, embeddings included, and leaves out attention and Mirai-I's
-encoder. torch's counter sees every matrix product of the modules that training uses, built without weights.
+The paper counts 6 operations per parameter and token, embeddings included, attention in the EMA's forward pass only, and
+leaves out Mirai-I's encoder. torch's counter sees every matrix product of the modules that training uses, built without weights.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from mirai.analysis.parameters import META, bare_encoder, bare_heads, bare_model
+from mirai.analysis.parameters import META, bare_encoder, bare_heads, bare_model, count, parameters
 from mirai.experiments.flops import flops_per_image
 from mirai.experiments.recipe import Foresight, Run
 from mirai.experiments.stages import state_stage
@@ -33,10 +33,10 @@ class Counted:
 
 
 def by_formula(run: Run) -> int:
-    """The paper's arithmetic for a step with foresight, or a plain one where the run has none."""
+    """The paper's arithmetic for a step with foresight, or a plain one where the run has none; its networks are counted."""
     state = state_stage(run)
     phase = next((phase for phase in state.timeline if phase.foresight is not None), state.timeline[0])
-    return flops_per_image(state, phase)
+    return flops_per_image(state, phase, parameters(run) + sum(map(count, bare_heads(run))))
 
 
 def _teacher_layer(foresight: Foresight) -> int:

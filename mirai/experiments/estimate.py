@@ -21,6 +21,7 @@ from mirai.experiments.scale import Scale
 from mirai.experiments.site import load_site
 from mirai.experiments.stages import CodesStage, SamplesStage, Stage, StateStage
 from mirai.experiments.tree import Node, Tree
+from mirai.experiments.vits import shape_of
 from mirai.states import is_published, read_json
 
 # Dense bfloat16 peak of the makers' data sheets (V100: float16), in FLOP/s.
@@ -117,7 +118,9 @@ def estimate(tree: Tree, scale: Scale, gpu: str | None) -> list[str]:
 
 def _of_unknown_shape(nodes: Iterable[Node]) -> list[str]:
     encoders = [node.phase.foresight.encoder for node in nodes if node.phase.foresight is not None]
-    return sorted({encoder.name for encoder in encoders if encoder is not None and encoder.shape is None})
+    return sorted(
+        {encoder.name for encoder in encoders if encoder and not (encoder.training or shape_of(encoder.timm))}
+    )
 
 
 def _work(nodes: Iterable[Node], scale: Scale, measured: Mapping[str, Measured]) -> list[Work]:

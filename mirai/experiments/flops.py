@@ -5,16 +5,16 @@ Letters: P parameters, N tokens of an image, K offsets, D width, l aligned block
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from mirai.experiments import paths
 from mirai.experiments.recipe import GROUP_SIZES, Data, Encoder, Foresight, Model
 from mirai.experiments.stages import CodesStage, Phase, StateStage
+from mirai.experiments.vits import VITS, shape_of
 from mirai.states import is_published, read_json
 
 IMAGES = {"imagenet": 1_281_167, "digits": 1500}  # training images of data sets whose number is known before encoding
-VITS = {"small": (384, 12), "base": (768, 12), "large": (1024, 24), "huge": (1280, 32), "giant": (1536, 40)}  # timm's
+ASSUMED = VITS["base"]  # of an encoder whose name does not tell; the plan says so
 CURRENT = (0, 0)  # the output level has no head for it (reading 9.14)
 
 
@@ -61,11 +61,9 @@ def parameters(state: StateStage) -> int:
 
 
 def encoder_shape(encoder: Encoder) -> tuple[int, int]:
-    """Width and depth of a foresight encoder."""
-    if encoder.training is not None:
-        return encoder.training.width, encoder.training.num_layers
-    found = re.search("|".join(VITS), encoder.timm or "")
-    return VITS[found.group()] if found else VITS["base"]
+    """Width and depth of a foresight encoder, or the assumed ones."""
+    vit = encoder.training or shape_of(encoder.timm) or ASSUMED
+    return vit.width, vit.num_layers
 
 
 def head_parameters(foresight: Foresight, width: int, codebook_size: int) -> int:
@@ -89,14 +87,15 @@ def heads_of(state: StateStage, phase: Phase) -> int:
     return head_parameters(phase.foresight, state.model.width, state.tokenizer.codebook_size)
 
 
-def flops_per_image(state: StateStage, phase: Phase) -> int:
+def flops_per_image(state: StateStage, phase: Phase, trained: int | None = None) -> int:
     """Table 13: 6 P_tot N + 6 K P_proj N, and for an EMA teacher its forward up to block l: 2 l P_block N + 4 l N^2 D.
 
     Found by matching the table's figures, to 0.3 %; the paper states no formula. An encoder's forward is not in it
-    (`encoder_flops`). For B at 256 px 1.7032e11, Mirai-I 1.8161e11, Mirai-E 2.3478e11.
+    (`encoder_flops`). For B at 256 px 1.7032e11, Mirai-I 1.8161e11, Mirai-E 2.3478e11. `trained`: P_tot + K P_proj where
+    the networks themselves were counted.
     """
     model, tokens = state.model, state.grid_side**2
-    flops = 6 * tokens * (parameters(state) + heads_of(state, phase))
+    flops = 6 * tokens * (parameters(state) + heads_of(state, phase) if trained is None else trained)
     if phase.foresight is not None and phase.foresight.source in ("ema", "pretrained"):
         block = phase.foresight.teacher_layer or phase.foresight.layer
         assert block is not None

@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from mirai.experiments.offsets import written_later
+from mirai.experiments.vits import shape_of
 
 
 class Recipe(BaseModel):
@@ -181,9 +182,9 @@ class Encoder(Recipe):
             raise ValueError(
                 "`image_size` goes with `timm`, and only there: what is trained here takes images as they are"
             )
-        depth = self.training and self.training.num_layers
-        if depth and self.layer and self.layer > depth:
-            raise ValueError(f"encoder layer {self.layer} is above the encoder's depth {depth}")
+        vit = self.training or shape_of(self.timm)
+        if vit and self.layer and self.layer > vit.num_layers:
+            raise ValueError(f"encoder layer {self.layer} is above the encoder's depth {vit.num_layers}")
         return self
 
 
