@@ -77,10 +77,17 @@ WriteGrid = Callable[..., str]
 
 @pytest.fixture
 def write_grid(project: Path) -> WriteGrid:
-    """Write a grid of the given rows (and other keys of a grid file) into the project -> its name."""
+    """Write a grid of the given rows (and other keys of a grid file) into the project -> its name.
+
+    A row that neither says its arm nor has it from the grid's defaults is a baseline.
+    """
 
     def write(*rows: dict[str, Any], name: str = "own", **keys: Any) -> str:
         labelled = [{"label": f"row {number}", **row} for number, row in enumerate(rows)]
+        for row in labelled:
+            axes = {*row, *row.get("vary", {}), *row.get("zip", {}), *keys.get("defaults", {})}
+            if not axes & {"arm", "cited"}:
+                row["arm"] = "baseline"
         content = {"title": "A test's grid", **keys, "rows": labelled}
         (project / "experiments" / f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
         return name

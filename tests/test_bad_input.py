@@ -72,7 +72,7 @@ def frozen(stage: Stage) -> str:
 
 
 GRID, SCALE, SITE = "experiments/own.yaml", "experiments/scales/digits.yaml", "config/site.yaml"
-ONE_ROW = "title: t\nrows: [{label: a}]"
+ONE_ROW = "title: t\nrows: [{label: a, arm: baseline}]"
 Make = Callable[[Path], None]
 
 
@@ -143,8 +143,12 @@ MISTAKES = {
     ),
     "no YAML": (in_grid("title: [t\nrows: 3"), f"{GRID} line N: not valid YAML"),
     "all rows missing at the scale": (
-        in_grid("title: t\nrows: [{label: a, size: XXL}]"),
+        in_grid("title: t\nrows: [{label: a, arm: baseline, size: XXL}]"),
         f"{GRID} has no row that scale 'digits' can run: size XXL does not exist at this scale",
+    ),
+    "a row without an arm": (
+        in_grid("title: t\nrows: [{label: + Mirai-E, paper: {fid: 4.49}}]"),
+        f"{GRID} line N: row '+ Mirai-E': every run has an arm; give one of baseline, mirai-i, mirai-e, output-level, in",
     ),
     "a role that no scale has": (
         in_grid("title: t\nrows: [{label: a, arm: mirai-i, encoder: clip}]"),

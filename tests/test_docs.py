@@ -14,7 +14,7 @@ from mirai.cli import build_parser
 from mirai.errors import UserError
 from mirai.experiments.arms import Arm
 from mirai.experiments.figures import DRAWINGS, PLOTS
-from mirai.experiments.grid import Grid
+from mirai.experiments.grid import Grid, NoRowAtThisScale
 from mirai.experiments.grid_files import GridFile, RowFile
 from mirai.experiments.plan import plan_grid, row_metrics
 from mirai.experiments.points import WITHOUT_EFFECT, Point
@@ -84,10 +84,10 @@ def load_row(root: Path, row: str, scale: str, **keys: Any) -> Grid:
 def test_example_grids_of_the_docs_plan(scale: str, project: Path) -> None:
     write_examples(project)
     first, second, third = (plan_grid(name, scale) for name in EXAMPLES)
-    assert [len(grid.rows) for grid in (first, second, third)] == [8, 4, 10]
+    assert [len(grid.rows) for grid in (first, second, third)] == [8, 7, 10]
     # K = 1 is the same run in 1D and in 2D
     assert len({stage.key for row in first.rows for stage in row_metrics(row)}) == 3 * 7
-    assert [row.runs[0].epochs for row in second.rows[1:]] == [40, 80, 300]
+    assert [row.runs[0].epochs for row in second.rows[1:]] == [40, 80, 300] * 2
     assert {row.runs[0].sampling.weights for row in second.rows[1:]} == {"ema" if scale == "digits" else "raw"}
     assert all(len(row.runs) == 1 and row.unavailable is None for row in third.rows)
 
@@ -120,6 +120,10 @@ def test_docs_list_every_axis_with_the_arms_on_which_it_has_an_effect() -> None:
 def test_axis_examples_of_the_docs_plan(line: list[str], scale: str, project: Path) -> None:
     (axis,), (example,) = (re.findall(r"^`(.*)`$", line[number]) for number in (0, 4))
     assert axis in yaml.safe_load(example)
+    if (axis, scale) == ("encoder", "digits"):
+        with pytest.raises(NoRowAtThisScale, match="image_size 56 fits"):  # of 4 x 4 tokens
+            load_row(project, example, scale)
+        return
     (row,) = load_row(project, example, scale).rows
     assert row.unavailable is None
     assert row.runs

@@ -62,6 +62,15 @@ def test_heads_have_as_many_parameters_as_the_reference_says() -> None:
     assert flops.head_parameters(three, 768, 16384) == 3 * 7_344_896
 
 
+def test_an_encoder_of_unknown_shape_is_not_guessed_silently(write_grid: WriteGrid) -> None:
+    known = {"name": "MAE-B", "timm": "vit_base_patch16_224.mae", "image_size": 256, "layer": 8}
+    for encoder, said in ((known, False), (known | {"name": "SO", "timm": "vit_so400m_patch16_siglip_256"}, True)):
+        tree = tree_of(write_grid({"arm": "mirai-i", "encoder": encoder}))
+        text = "\n".join(estimate.estimate(tree, load_scale(PAPER), None))
+        assert ("SO: assumed 768 wide and 12 blocks deep, which its name does not tell" in text) is said
+        plan.plan_grid.cache_clear()
+
+
 def test_output_level_heads_are_a_norm_and_a_map_to_the_codebook_but_for_the_current_token(
     write_grid: WriteGrid,
 ) -> None:
@@ -173,6 +182,13 @@ def test_another_grids_mistake_does_not_spoil_a_summary(project: Path, capsys: p
     printed = capsys.readouterr().out
     assert "figure    results/demo/demo_samples.png" in printed
     assert "mine" not in printed
+
+
+def test_the_rows_of_table_13_are_not_trained_for_it(write_grid: WriteGrid) -> None:
+    rows = [{"label": "LlamaGen-B", "epochs": 160}, {"label": "+ Mirai-I", "arm": "mirai-i", "epochs": 160}]
+    name = write_grid(*rows, report="flops", convergence="figure1")
+    assert set(tree_of(name).nodes) == set(tree_of("figure1").nodes)
+    assert plan.table_inputs(name, PAPER) == plan.table_inputs("figure1", PAPER)
 
 
 def test_a_plan_says_which_other_grids_share_a_run(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from mirai.experiments.recipe import Recipe
 
@@ -21,6 +21,12 @@ class Curve(Recipe):
     x: Literal["epochs", "num_tokens", "block_size", "guidance", "align_layer", "warmup_epochs"]
     metric: Metric = "fid"
     curve: CurveOf = "separate"
+
+    @model_validator(mode="after")
+    def _along_epochs(self) -> Self:
+        if self.curve == "trajectory" and self.x != "epochs":
+            raise ValueError(f"`curve: trajectory` draws states on the way of a run, along `x: epochs`, not {self.x}")
+        return self
 
 
 class Convergence(Recipe):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, get_args
 
 from mirai.errors import UserError
+from mirai.experiments.arms import Arm
 from mirai.experiments.canonical import canonical_run
 from mirai.experiments.figures import Convergence, Curve, Figure, Neighbourhoods, Samples, TokenMaps
 from mirai.experiments.grid_files import COMPUTED, RESERVED, GridFile, RowFile, grid_names, read_grid
@@ -23,6 +24,7 @@ class Row(Recipe):
     paper: dict[str, float]
     facts: dict[str, str | int | float] = {}
     cited: bool = False
+    point: Point | None = None  # None: cited
     runs: tuple[Run, ...] = ()
     baselines: tuple[Run, ...] = ()  # same settings without foresight, seed by seed: what changes are relative to
     sweep: tuple[tuple[Run, ...], ...] = ()  # the runs at each guidance of the grid's sweep, the fixed one among them
@@ -52,6 +54,13 @@ class Grid(Recipe):
         """The rows with runs."""
         return [row for row in self.rows if row.runs]
 
+    def by_epochs(self) -> dict[str, dict[int, Row]]:
+        """The rows with runs by label and ascending epochs; where convergence is read off, no two are at one place."""
+        found: dict[str, dict[int, Row]] = {}
+        for row in self.available():
+            found.setdefault(row.label, {})[row.epochs] = row
+        return {label: dict(sorted(line.items())) for label, line in found.items()}
+
 
 class NoRowAtThisScale(UserError):
     """A grid whose every row a scale is too small for."""
@@ -80,11 +89,12 @@ def load_grid(name: str, scale_name: str) -> Grid:
             f"{where}: at_scale names '{stranger}', which is no scale; scales are {', '.join(scale_names())}"
         )
     scale = load_scale(scale_name)
-    rows = []
+    written: list[Written] = []
     for number, row_file in enumerate(file.rows):
         _check_lists(row_file, content, ("rows", number), str(path))
         where = f"{place(content, ('rows', number), str(path))}: row '{row_file.label}'"
-        rows += _rows(row_file, file, scale_name, where)
+        written += [Written(row_file, point, where) for point in _points(row_file, file, scale_name, where)]
+    rows = [_row(one, written, file, scale) for one in written]
     if isinstance(file.figure, Curve) and not any(file.figure.x in row.axes for row in rows):
         where = place(content, ("figure", "x"), str(path))
         raise UserError(f"{where}: the curve is drawn along {file.figure.x}, which no row sets")
@@ -105,7 +115,7 @@ def load_grid(name: str, scale_name: str) -> Grid:
     )
     _check_figure(grid, f"{place(content, ('figure',), str(path))}: figure")
     if grid.convergence is not None:
-        _check_convergence(grid, f"{place(content, ('convergence',), str(path))}: convergence names")
+        _check_flops(grid, f"{place(content, ('convergence',), str(path))}: convergence names '{grid.convergence}'")
     return grid
 
 
@@ -121,15 +131,14 @@ def _check_figure(grid: Grid, where: str) -> None:
         case Curve(x=axis):
             _check_lines(grid, axis, where)
         case Convergence():
-            _check_lines(grid, "epochs", where)
-            _check_baseline(grid, where)
+            _check_convergence(grid, where)
 
 
 def _check_lines(grid: Grid, axis: str, where: str) -> None:
     """A line has one value at each place."""
     drawn = set()
     for row in grid.available():
-        point = row.label, row.axes.get(axis)
+        point = row.label, row.epochs if axis == "epochs" else row.axes.get(axis)
         if point in drawn:
             at = "as a level" if point[1] is None else f"at {axis} {point[1]}"
             raise UserError(f"{where}: two rows are labelled '{row.label}' {at}; give each line a label of its own")
@@ -137,32 +146,60 @@ def _check_lines(grid: Grid, axis: str, where: str) -> None:
 
 
 def _check_convergence(grid: Grid, where: str) -> None:
+    """Each method goes towards the last value of one baseline, which is its own."""
+    _check_lines(grid, "epochs", where)
+    where = f"{where}, and {grid_file(grid.name)}"
+    plain = [row for row in grid.available() if row.runs[0].foresight is None]
+    if not plain:
+        raise UserError(f"{where} has no row with `arm: baseline` whose last value is the goal")
+    goal = plain[0]
+    for row in plain:
+        if row.label != goal.label:
+            raise UserError(f"{where} has two baselines, '{goal.label}' and '{row.label}', where one is the goal")
+    for row in grid.available():
+        if _at_any_epoch(row.baselines[0]) != _at_any_epoch(goal.runs[0]):
+            raise UserError(
+                f"{where} has a row '{row.label}' of which '{goal.label}' is not the baseline: size, guidance "
+                "and all else but foresight and epochs must be equal"
+            )
+
+
+def _at_any_epoch(run: Run) -> Run:
+    return run.model_copy(update={"epochs": 1, "at_epoch": None})
+
+
+def _check_flops(grid: Grid, where: str) -> None:
+    """The grid that Table 13's epochs are read from has them for each of its rows."""
     assert grid.convergence is not None
-    where = f"{where} '{grid.convergence}'"
     if grid.convergence not in grid_names():
         raise UserError(f"{where}, which is no grid; grids are {', '.join(grid_names())}")
     if grid.convergence == grid.name or read_grid(grid.convergence).get("report", "metrics") != "metrics":
         raise UserError(f"{where}, which has no metrics against epochs; name a grid with `report: metrics`")
-    _check_baseline(load_grid(grid.convergence, grid.scale), where)
+    converging = load_grid(grid.convergence, grid.scale)
+    _check_convergence(converging, where)
+    labels = list(dict.fromkeys(row.label for row in converging.rows if not row.cited))
+    for row in grid.available():
+        if row.label not in labels:
+            raise UserError(f"{where}, which has no row '{row.label}'; its labels are {', '.join(labels)}")
 
 
-def _check_baseline(grid: Grid, where: str) -> None:
-    """Convergence is towards the last value of a row without foresight."""
-    if all(row.runs[0].foresight is not None for row in grid.available()):
-        raise UserError(
-            f"{where}, and {grid_file(grid.name)} has no row with `arm: baseline` whose last value is the goal"
-        )
+class Written(NamedTuple):
+    """One setting of a row as its file has it; a cited row has none."""
+
+    row: RowFile
+    point: Point | None
+    where: str
 
 
-def _rows(row: RowFile, file: GridFile, scale_name: str, where: str) -> list[Row]:
-    """The row at a scale, once per combination of the axes that it varies."""
+def _points(row: RowFile, file: GridFile, scale_name: str, where: str) -> list[Point] | list[None]:
+    """What a row sets at a scale, once per combination of the axes that it varies."""
     own = row.model_fields_set & set(Point.model_fields)
     if row.cited:
         if own or row.vary or row.zip:
             raise UserError(f"{where}: a cited row has no axes, only `paper` values and `facts`")
-        return [Row(label=row.label, axes={}, paper=_cited(row), facts=row.facts, cited=True)]
+        return [None]
     points = [
-        Point(arm="baseline", size="B", epochs=80)
+        Point(size="B", epochs=80)
         .updated(file.defaults)
         .updated(file.at_scale.get(scale_name.partition("-")[0], Point()))
         .updated(point)
@@ -170,10 +207,13 @@ def _rows(row: RowFile, file: GridFile, scale_name: str, where: str) -> list[Row
     ]
     if row.paper and len(points) > 1:
         raise UserError(f"{where}: `paper` values belong to one run, and this row is {len(points)}; write them as rows")
-    for axis in ("arm", "size", "epochs"):
+    for axis in ("size", "epochs"):
         if any(getattr(point, axis) is None for point in points):
             raise UserError(f"{where}: {axis} is null, and every run has one; remove it or give a value")
-    return [_row(row, point, _total_epochs(point, points, file), file, scale_name, where) for point in points]
+    if any(point.arm is None for point in points):
+        arms = ", ".join(get_args(Arm))
+        raise UserError(f"{where}: every run has an arm; give one of {arms}, in the row or in `defaults`")
+    return points
 
 
 def _check_lists(row: RowFile, content: dict[str, Any], location: Location, path: str) -> None:
@@ -203,11 +243,15 @@ def _crossed(row: RowFile, own: set[str], where: str) -> list[Point]:
     return [stated.updated(validate(Point, one | other, where)) for one in zipped for other in crossed]
 
 
-def _row(row: RowFile, point: Point, total_epochs: int, file: GridFile, scale_name: str, where: str) -> Row:
-    scale = load_scale(scale_name)
+def _row(written: Written, others: list[Written], file: GridFile, scale: Scale) -> Row:
+    row, point, where = written
+    if point is None:
+        return Row(label=row.label, axes={}, paper=_cited(row), facts=row.facts, cited=True)
+    of_label = [other.point for other in others if other.row.label == row.label and other.point is not None]
+    total_epochs = _total_epochs(point, of_label, file)
     shown = [name for name in (*file.columns, *_plotted(file)) if name in Point.model_fields]
     axes = {name: _shown(value) for name in shown if (value := getattr(point, name)) is not None}
-    result = Row(label=row.label, axes=axes, paper=_cited(row), facts=row.facts)
+    result = Row(label=row.label, axes=axes, paper=_cited(row), facts=row.facts, point=point)
     missing = unavailable(point, scale, where)
     if missing is not None:
         return result.model_copy(update={"unavailable": missing})
@@ -246,12 +290,12 @@ def _runs(point: Point, total_epochs: int, file: GridFile, scale: Scale, where: 
     return tuple(canonical_run(run.model_copy(update={"at_epoch": point.epochs})) for run in runs)
 
 
-def _total_epochs(point: Point, points: list[Point], file: GridFile) -> int:
-    """Length of the run that a point's state is taken from: on a trajectory, of the row's longest one."""
+def _total_epochs(point: Point, of_label: list[Point], file: GridFile) -> int:
+    """Length of the run that a point's state is taken from: on a trajectory, of the label's longest otherwise equal one."""
     assert point.epochs is not None
     if not isinstance(file.figure, Curve | Convergence) or file.figure.curve == "separate":
         return point.epochs
-    others = [other.epochs for other in points if other.model_copy(update={"epochs": point.epochs}) == point]
+    others = [other.epochs for other in of_label if other.model_copy(update={"epochs": point.epochs}) == point]
     return max(epochs for epochs in others if epochs is not None)
 
 

@@ -61,6 +61,13 @@ class GridFile(Recipe):
             raise ValueError("`rows` needs at least one row")
         if (self.report == "flops") != (self.convergence is not None):
             raise ValueError("`convergence` names the grid with FID against epochs for `report: flops`, and only there")
+        kind = None if self.figure is None else self.figure.kind
+        if self.report == "flops" and is_plot(kind):
+            raise ValueError(
+                f"a {kind} is drawn from metrics, which `report: flops` has none of; draw it in another grid"
+            )
+        if self.guidance_sweep and is_drawing(kind):
+            raise ValueError(f"`guidance_sweep` adds columns to a table, and a figure of {kind} has none; remove it")
         return self
 
 
@@ -82,8 +89,12 @@ def extensions(name: str) -> list[str]:
 
 def kinds() -> dict[str, str | None]:
     """Grid -> kind of its figure, None for a table; a file that cannot be read counts as a table, which then says why."""
-    figures = {name: _readable(name).get("figure") for name in grid_names()}
-    return {name: figure.get("kind") if isinstance(figure, dict) else None for name, figure in figures.items()}
+    return {name: _kind(_readable(name)) for name in grid_names()}
+
+
+def _kind(content: dict[str, Any]) -> str | None:
+    figure = content.get("figure")
+    return figure.get("kind") if isinstance(figure, dict) else None
 
 
 def _readable(name: str) -> dict[str, Any]:
@@ -122,9 +133,22 @@ def read_grid(name: str, extending: tuple[str, ...] = ()) -> dict[str, Any]:
         raise UserError(f"{path}: extends '{base_name}', which extends this file in turn")
     base = read_grid(base_name, (*extending, name))
     validate(GridFile, base, str(grid_file(base_name)))
-    merged = overlaid(base, content)
+    merged, rows = overlaid(base, content), joined(base.get("rows", []), [])
     if isinstance(content.get("defaults", {}), dict):
         merged["defaults"] = overlaid(base.get("defaults", {}), content.get("defaults", {}))
+    if any(merged.get(axes, {}) != base.get(axes, {}) for axes in ("defaults", "at_scale")):
+        rows[:] = map(_without_paper, rows)  # other runs than those that the paper reports
+        merged["source"] = content.get("source")
     if isinstance(content.get("rows", []), list):
-        merged["rows"] = joined(base.get("rows", []), content.get("rows", []))
+        merged["rows"] = joined(rows, content.get("rows", []))
+    if "guidance_sweep" not in content and is_drawing(_kind(merged)):
+        merged.pop("guidance_sweep", None)  # of the other's table
     return merged
+
+
+def _without_paper(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without what the paper reports of it, unless it is only cited."""
+    kept = overlaid(row, {})
+    if not kept.get("cited"):
+        kept.pop("paper", None)
+    return kept

@@ -265,9 +265,10 @@ def figure_key(grid_name: str, scale_name: str) -> str:
     grid = plan_grid(grid_name, scale_name)
     drawn = [str(path) for path in _drawn(grid)]  # refuses a grid without a figure
     assert grid.figure is not None
+    opened = [str(row.runs[0].sampling.weights) for row in grid.available() if grid.figure.kind == "token_maps"]
     cited = [row.paper for row in grid.available()] if is_plot(grid.figure.kind) else []
     labels = [[row.label, row.axes] for row in grid.available()]
-    return _digest([grid.title, grid.figure.model_dump(mode="json"), labels, cited, drawn])
+    return _digest([grid.title, grid.figure.model_dump(mode="json"), labels, cited, drawn + opened])
 
 
 def record_key(made: Path, key: str) -> None:
@@ -298,9 +299,9 @@ def _restart(made: Path) -> Path:
 
 def measured(grid: Grid) -> list[MetricsStage]:
     """All metrics that a table reads, each once."""
+    if grid.convergence is not None:  # the rows of `report: flops` are counted, not measured
+        return measured(plan_grid(grid.convergence, grid.scale))
     found = {stage.key: stage for row in grid.rows for stage in (*row_metrics(row), *sweep_metrics(row))}
-    if grid.convergence is not None:
-        found |= {stage.key: stage for stage in measured(plan_grid(grid.convergence, grid.scale))}
     return list(found.values())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, field_validator
 
 from mirai.errors import UserError
 from mirai.experiments import paths
@@ -13,6 +13,8 @@ from mirai.experiments.canonical import canonical_run
 from mirai.experiments.offsets import grid_offsets, scan_offsets
 from mirai.experiments.recipe import Encoder, Foresight, HeadKind, Recipe, Run, Schedule, Teacher
 from mirai.experiments.scale import Scale, Size, load_scale, scale_names
+from mirai.experiments.schedules import phases
+from mirai.experiments.vits import patch_of
 from mirai.experiments.yaml_input import read_yaml
 
 RecipeType = TypeVar("RecipeType", bound=Recipe)
@@ -48,9 +50,20 @@ class Point(Recipe):
     guidance: float | None = Field(default=None, ge=1.0)
     weights: Literal["raw", "ema"] | None = None
 
+    @field_validator("schedule")
+    @classmethod
+    def _without_warmup(cls, schedule: Schedule | None) -> Schedule | None:
+        if schedule is not None and "warmup_epochs" in schedule.model_fields_set:
+            raise ValueError("the warm-up is an axis of its own: write warmup_epochs beside schedule, not inside it")
+        return schedule
+
     def updated(self, other: Point) -> Point:
         """This point with the axes that `other` sets."""
         return self.model_copy(update={name: getattr(other, name) for name in other.model_fields_set})
+
+    def plain(self) -> Point:
+        """This point without foresight: its baseline's."""
+        return self.model_copy(update={"arm": "baseline", **dict.fromkeys(WITHOUT_EFFECT["baseline"])})
 
 
 EMA, ENCODER = (
@@ -102,10 +115,9 @@ def run_of(point: Point, scale: Scale, seed: int, where: str) -> Run:
     _refuse_nonsense(point, where)
     try:
         run = _build(point, scale, seed, where)
-        tokens = run.grid_side**2
-        if point.block_size is None or point.block_size <= tokens:
+        reason = _misfit(point, run)
+        if reason is None:
             return canonical_run(run)
-        reason = f"block_size {point.block_size} is more than the {tokens} tokens of an image"
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
     paper = load_scale(paths.PAPER_SCALE)
@@ -113,6 +125,32 @@ def run_of(point: Point, scale: Scale, seed: int, where: str) -> Run:
         raise UserError(f"{where}: {reason}")
     run_of(point, paper, seed, where)  # which refuses what makes no sense there either
     raise NotAtThisScale(reason)
+
+
+def _misfit(point: Point, run: Run) -> str | None:
+    """What of a point would have no effect in the run, or only fail once its encoder is opened."""
+    side, foresight = run.grid_side, run.foresight
+    if point.block_size is not None and point.block_size > side**2:
+        return f"block_size {point.block_size} is more than the {side**2} tokens of an image"
+    if foresight is None:
+        return None
+    encoder, schedule = foresight.encoder, foresight.schedule
+    assert schedule is not None
+    patch = encoder and patch_of(encoder.timm)
+    if encoder and patch and encoder.image_size != side * patch:
+        return (
+            f"encoder {encoder.name} has patches of {patch} pixels, which at image_size {encoder.image_size} are not the "
+            f"{side}x{side} tokens of an image; image_size {side * patch} fits"
+        )
+    if schedule.kind in ("step", "thirds"):
+        used = [coefficient for _, _, coefficient in phases(schedule, run.epochs)]
+        for value in schedule.values:
+            if value not in used:
+                return (
+                    f"a {schedule.kind} schedule over {run.epochs} epochs, warmup_epochs {schedule.warmup_epochs} of them, "
+                    f"never has its value {value:g}"
+                )
+    return None
 
 
 def _build(point: Point, scale: Scale, seed: int, where: str) -> Run:
@@ -159,6 +197,10 @@ def _refuse_nonsense(point: Point, where: str) -> None:
             raise UserError(f"{where}: {axis} has an effect with `ema: pretrained` only")
     if point.seams is not None and point.token_order in (None, "raster"):
         raise UserError(f"{where}: seams has an effect with a token_order of PAR only")
+    if point.block_size is not None and point.token_order not in (None, "raster"):
+        raise UserError(
+            f"{where}: block_size cuts the raster scan, and bounds no future of token_order {point.token_order}; remove one"
+        )
     if point.offsets is not None and point.num_tokens is not None:
         raise UserError(f"{where}: give num_tokens or offsets, not both")
 
@@ -193,18 +235,10 @@ def _foresight(point: Point, scale: Scale, size: Size, resolution: int, where: s
         teacher = Teacher(**{name: value for name, value in given.items() if value is not None})
         update |= {"source": "pretrained", "teacher": teacher}
         warmup = 0  # a finished teacher need not be waited for (reading 9.16)
-    update["schedule"] = _schedule(point, base.schedule, warmup)
-    return _with(base, **update)
-
-
-def _schedule(point: Point, base: Schedule, warmup: int) -> Schedule:
-    """lambda as the row or the arm has it; the warm-up as the axis, the row's schedule or the arm has it."""
-    schedule = point.schedule or base
     if point.warmup_epochs is not None:
         warmup = point.warmup_epochs
-    elif point.schedule is not None and "warmup_epochs" in point.schedule.model_fields_set:
-        warmup = point.schedule.warmup_epochs
-    return schedule.model_copy(update={"warmup_epochs": warmup})
+    update["schedule"] = (point.schedule or base.schedule).model_copy(update={"warmup_epochs": warmup})
+    return _with(base, **update)
 
 
 def _encoder(point: Point, scale: Scale, size: Size, resolution: int) -> Encoder:

@@ -25,6 +25,7 @@ def _grid() -> dict[str, Any]:
     schema["anyOf"] = [{"required": ["title"]}, {"required": ["extends"]}]  # which brings the other grid's title
     axes = schema["$defs"]["Point"]["properties"]
     assert set(axes) == set(Point.model_fields)
+    del schema["$defs"]["Schedule"]["properties"]["warmup_epochs"]  # an axis of its own
     row = schema["$defs"]["RowFile"]["properties"]
     for lists in (row["vary"], row["zip"]):
         lists["properties"] = {name: {"type": "array", "items": axis, "minItems": 1} for name, axis in axes.items()}

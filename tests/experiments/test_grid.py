@@ -284,7 +284,10 @@ def test_vary_takes_whole_schedules(write_grid: WriteGrid) -> None:
             {"guidance": 1.0, "vary": {"guidance": [2.0]}},
             "row 'row 0': guidance stands in several of row, vary and zip; give it once",
         ),
-        ({"arm": None}, "row 'row 0': arm is null, and every run has one; remove it or give a value"),
+        (
+            {"arm": None},
+            "row 'row 0': every run has an arm; give one of baseline, mirai-i, mirai-e, output-level, in the row or in",
+        ),
         ({"size": None}, "row 'row 0': size is null, and every run has one; remove it or give a value"),
         ({"epochs": None}, "row 'row 0': epochs is null, and every run has one; remove it or give a value"),
         (
@@ -429,7 +432,7 @@ def write(project: Path, name: str, text: str) -> str:
 BASE = """title: The base
 source: Table 1
 columns: [epochs]
-defaults: {epochs: 40, guidance: 3.0}
+defaults: {arm: baseline, epochs: 40, guidance: 3.0}
 seeds: [1]
 rows:
 - {label: first}
@@ -468,6 +471,37 @@ def test_a_grid_that_extends_one_that_is_not_there_is_refused(project: Path) -> 
     assert told(write(project, "top", "extends: nothing"), "digits").startswith(
         "experiments/top.yaml: extends 'nothing': experiments/nothing.yaml does not exist; grids are demo,"
     )
+
+
+PAPER_ROWS = """- {label: ours, paper: {fid: 6.36}}
+- {label: theirs, cited: true, paper: {fid: 7.47}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("keys", "kept"),
+    [
+        ("", True),
+        ("defaults: {epochs: 40}", True),  # as they are
+        ("seeds: [2]", True),
+        ("defaults: {epochs: 80}", False),
+        ("at_scale: {digits: {weights: ema}}", False),
+    ],
+)
+def test_what_the_paper_reports_does_not_come_along_to_other_runs(keys: str, kept: bool, project: Path) -> None:
+    write(project, "base", BASE + PAPER_ROWS)
+    new = "rows: [{label: new, paper: {fid: 5.22}}]"
+    grid = load_grid(write(project, "top", f"extends: base\n{keys}\n{new}"), "digits")
+    assert [row.paper.get("fid") for row in grid.rows] == [None, 6.36 if kept else None, 7.47, 5.22]
+    assert grid.source == ("Table 1" if kept else None)
+    given = load_grid(write(project, "top", f"extends: base\n{keys}\nsource: Table 9\n{new}"), "digits")
+    assert given.source == "Table 9"
+
+
+def test_a_drawing_of_a_tables_rows_has_not_its_sweep(project: Path) -> None:
+    grid = load_grid(write(project, "top", "extends: table6\nfigure: {kind: samples}"), "imagenet256")
+    assert len(grid.available()) == 9
+    assert not any(row.sweep for row in grid.rows)
 
 
 @pytest.mark.parametrize(
@@ -524,7 +558,7 @@ def test_zip_goes_through_its_lists_together_and_is_crossed_with_vary(write_grid
         ),
         ({"cited": True, "arm": "baseline"}, "row 'row 0': a cited row has no axes, only `paper` values and `facts`"),
         ({"cited": True, "vary": {"epochs": [1]}}, "row 'row 0': a cited row has no axes, only `paper` values and"),
-        ({"vary": {"arm": [None]}}, "row 'row 0': arm is null, and every run has one"),
+        ({"vary": {"arm": [None]}}, "row 'row 0': every run has an arm; give one of baseline, mirai-i, mirai-e,"),
     ],
 )
 def test_a_senseless_list_or_cited_row_is_refused(row: dict[str, Any], sentence: str, write_grid: WriteGrid) -> None:
@@ -594,6 +628,19 @@ def test_a_trajectory_takes_states_of_each_longest_run(write_grid: WriteGrid) ->
     assert sampled(grid.rows[0]) == state_stage(runs[1]).at(20).key
 
 
+def test_rows_of_one_label_are_one_trajectory_as_far_as_they_are_alike(write_grid: WriteGrid) -> None:
+    lengths = {"e": (40, 80, 300), "e of two tokens": (40,)}
+    rows = [
+        {"label": label, "arm": "mirai-e", "epochs": epochs, **({} if label == "e" else {"num_tokens": 2})}
+        for label, all_epochs in lengths.items()
+        for epochs in all_epochs
+    ]
+    large = {"label": "e", "arm": "mirai-e", "epochs": 60, "size": "L"}
+    grid = load_grid(write_grid(*rows, large, figure=curve("trajectory")), "digits")
+    runs = [row.runs[0] for row in grid.rows]
+    assert [(run.epochs, run.at_epoch) for run in runs] == [(300, 40), (300, 80), (300, None), (40, None), (60, None)]
+
+
 def test_a_trajectory_differs_from_separate_runs_where_lambda_depends_on_the_length(write_grid: WriteGrid) -> None:
     def states(arm: str, how: str) -> list[str]:
         rows = load_grid(write_grid({"arm": arm, "vary": {"epochs": [60, 80]}}, figure=curve(how)), "digits").rows
@@ -625,6 +672,19 @@ def test_a_curve_prints_the_axis_that_it_is_drawn_along(write_grid: WriteGrid) -
         (
             {"report": "flops"},
             "`convergence` names the grid with FID against epochs for `report: flops`, and only there",
+        ),
+        (
+            {"figure": curve("trajectory", "num_tokens")},
+            'key \'figure\' has value \'{"kind": "curve", "x": "num_tokens", "curve": "trajectory"}\': `curve: trajectory` '
+            "draws states on the way of a run, along `x: epochs`, not num_tokens",
+        ),
+        (
+            {"report": "flops", "convergence": "figure1", "figure": curve("separate")},
+            "a curve is drawn from metrics, which `report: flops` has none of; draw it in another grid",
+        ),
+        (
+            {"guidance_sweep": [2.0], "figure": {"kind": "samples"}},
+            "`guidance_sweep` adds columns to a table, and a figure of samples has none; remove it",
         ),
         ({"convergence": "figure1"}, "`convergence` names the grid with FID against epochs for `report: flops`, and"),
         ({"figure": {"kind": "token_maps", "layer": 13}}, "key 'figure.layer' has value 13: input should be less than"),
@@ -684,6 +744,36 @@ CONVERGENCE = {"kind": "convergence", "classes": [0]}
             "figure: there is nothing to draw, every row is cited",
         ),
         ([{}], {"figure": {"kind": "samples", "classes": []}}, "key 'figure.classes' has value"),
+        (
+            [{}, {"arm": "mirai-i"}, {"size": "L"}],
+            {"figure": CONVERGENCE},
+            "figure, and experiments/own.yaml has two baselines, 'row 0' and 'row 2', where one is the goal",
+        ),
+        (
+            [{}, {"label": "row 0", "size": "L", "epochs": 40}],
+            {"figure": CONVERGENCE},
+            "figure, and experiments/own.yaml has a row 'row 0' of which 'row 0' is not the baseline: size, guidance and",
+        ),
+        (
+            [{}, {"arm": "mirai-i", "guidance": 3.0}],
+            {"figure": CONVERGENCE},
+            "figure, and experiments/own.yaml has a row 'row 1' of which 'row 0' is not the baseline: size, guidance and",
+        ),
+        (
+            [{}],
+            FLOPS | {"convergence": "figure7"},
+            "convergence names 'figure7', and experiments/figure7.yaml has two baselines, 'LlamaGen-B' and 'LlamaGen-L',",
+        ),
+        (
+            [{}],
+            FLOPS | {"convergence": "table2"},
+            "convergence names 'table2': two rows are labelled '+ Mirai-I' at epochs 80; give each line a label of its own",
+        ),
+        (
+            [{"label": "Mirai-I", "arm": "mirai-i"}],
+            FLOPS | {"convergence": "figure1"},
+            "convergence names 'figure1', which has no row 'Mirai-I'; its labels are LlamaGen-B, + Mirai-I, + Mirai-E",
+        ),
         ([{}], FLOPS | {"convergence": "figure0"}, "convergence names 'figure0', which is no grid; grids are demo,"),
         ([{}], FLOPS | {"convergence": "own"}, "convergence names 'own', which has no metrics against epochs;"),
         ([{}], FLOPS | {"convergence": "table13"}, "convergence names 'table13', which has no metrics against epochs;"),

@@ -80,21 +80,30 @@ def test_an_online_teacher_is_what_mirai_e_has(write_grid: WriteGrid) -> None:
     assert first.runs == second.runs
 
 
-def test_a_schedule_keeps_the_arms_warm_up_unless_it_or_the_row_says_otherwise(write_grid: WriteGrid) -> None:
+def test_a_schedule_keeps_the_arms_warm_up_unless_the_row_says_otherwise(write_grid: WriteGrid) -> None:
     step = {"kind": "step", "values": [2.0, 0.5]}
     rows: list[dict[str, Any]] = [
         {"schedule": step},
-        {"schedule": step | {"warmup_epochs": 3}},
-        {"schedule": step | {"warmup_epochs": 3}, "warmup_epochs": 4},
+        {"schedule": step, "warmup_epochs": 4},
         {"warmup_epochs": 4},
     ]
     found = [foresight_of(write_grid, "demo", arm="mirai-e", **row).schedule for row in rows]
     assert [schedule and (schedule.values, schedule.warmup_epochs) for schedule in found] == [
         ((2.0, 0.5), 15),
-        ((2.0, 0.5), 3),
         ((2.0, 0.5), 4),
         ((2.0, 1.0), 4),
     ]
+
+
+@pytest.mark.parametrize("below", ["row", "vary", "defaults"])
+def test_a_warm_up_inside_a_schedule_is_refused_since_it_is_an_axis(below: str, write_grid: WriteGrid) -> None:
+    schedule = {"kind": "constant", "values": [1.0], "warmup_epochs": 3}
+    row = {"row": {"schedule": schedule}, "vary": {"vary": {"schedule": [schedule]}}, "defaults": {}}[below]
+    keys = {"defaults": {"schedule": schedule}} if below == "defaults" else {}
+    with pytest.raises(
+        UserError, match="the warm-up is an axis of its own: write warmup_epochs beside schedule, not in"
+    ):
+        load_grid(write_grid({"arm": "mirai-e", **row}, **keys), "demo")
 
 
 def test_a_head_keeps_the_scales_width(write_grid: WriteGrid) -> None:
@@ -172,6 +181,24 @@ def test_what_fits_the_paper_and_not_a_small_grid_is_a_row_that_says_so(
     assert row_of(write_grid, "imagenet256", **axes).runs
 
 
+def test_a_timm_encoder_whose_patches_fit_the_paper_only_is_a_row_that_says_so(write_grid: WriteGrid) -> None:
+    encoder = {"name": "MAE-H", "timm": "vit_huge_patch14_224.mae", "image_size": 224, "layer": 20}
+    row = row_of(write_grid, "digits", arm="mirai-i", encoder=encoder)
+    assert row.unavailable == (
+        "encoder MAE-H has patches of 14 pixels, which at image_size 224 are not the 4x4 tokens of an image; "
+        "image_size 56 fits"
+    )
+    assert row_of(write_grid, "imagenet256", arm="mirai-i", encoder=encoder).runs
+
+
+@pytest.mark.parametrize(
+    "name", ["vit_so400m_patch14_siglip_224", "vit_small_patch16_36x1_224", "vit_giant_patch14_clip_224"]
+)
+def test_an_encoder_whose_name_does_not_tell_is_left_to_its_weights(name: str, write_grid: WriteGrid) -> None:
+    encoder = {"name": "other", "timm": name, "image_size": 100, "layer": 50}
+    assert row_of(write_grid, "imagenet256", arm="mirai-i", encoder=encoder).runs
+
+
 def test_nine_tokens_fit_four_by_four(write_grid: WriteGrid) -> None:
     for layout in ("1D", "2D"):
         assert len(foresight_of(write_grid, "digits", arm="mirai-e", num_tokens=9, layout=layout).offsets) == 9
@@ -190,6 +217,27 @@ def test_nine_tokens_fit_four_by_four(write_grid: WriteGrid) -> None:
         ({"arm": "mirai-e", "seams": "mask"}, "seams has an effect with a token_order of PAR only"),
         ({"arm": "mirai-e", "token_order": "raster", "seams": "keep"}, "seams has an effect with a token_order of PAR"),
         ({"arm": "mirai-e", "epochs": 10}, "warmup_epochs 15 leaves no epoch of 10 for foresight"),
+        (
+            {"arm": "mirai-e", "epochs": 30},
+            "a step schedule over 30 epochs, warmup_epochs 15 of them, never has its value 2",
+        ),
+        (
+            {"arm": "mirai-e", "epochs": 45, "schedule": {"kind": "thirds", "values": [2.0, 1.0, 0.5]}},
+            "a thirds schedule over 45 epochs, warmup_epochs 15 of them, never has its value 2",
+        ),
+        (
+            {"arm": "mirai-i", "epochs": 2, "schedule": {"kind": "thirds", "values": [2.0, 1.0, 0.5]}},
+            "a thirds schedule over 2 epochs, warmup_epochs 0 of them, never has its value 0.5",
+        ),
+        (
+            {"arm": "mirai-i", "token_order": "par-4x", "block_size": 4},
+            "block_size cuts the raster scan, and bounds no future of token_order par-4x; remove one",
+        ),
+        ({"arm": "mirai-i", "encoder_layer": 13}, "encoder layer 13 is above the encoder's depth"),
+        (
+            {"arm": "mirai-i", "encoder": {"name": "A", "timm": "vit_base_patch16_224.mae", "image_size": 225}},
+            "encoder A has patches of 16 pixels, which at image_size 225 are not the ",
+        ),
     ],
 )
 def test_what_makes_no_sense_anywhere_is_refused_at_every_scale(

@@ -64,6 +64,7 @@ def test_every_file_names_its_schema_and_is_valid(file: Path) -> None:
         ({"vary": {"guidance": [2.0, "x"]}}, "$.rows[0].vary.guidance[1]: "),
         ({"zip": {"epochs": []}}, "$.rows[0].zip.epochs: "),
         ({"paper": {"fdi": 1.0}}, "$.rows[0].paper: "),
+        ({"schedule": {"kind": "constant", "values": [1.0], "warmup_epochs": 5}}, "$.rows[0].schedule: "),
     ],
 )
 def test_a_mistake_in_a_row_is_marked_where_it_is(row: dict[str, Any], place: str) -> None:

@@ -11,7 +11,6 @@ import pytest
 from mirai.errors import UserError
 from mirai.experiments import paths, plan
 from mirai.experiments.grid import load_grid
-from mirai.experiments.recipe import Schedule
 from mirai.experiments.scale import load_scale
 from mirai.experiments.stages import REVISIONS, Cosine, StateStage, metrics_stage, parent_epoch, state_stage
 from mirai.states import read_json
@@ -165,8 +164,12 @@ def test_a_timeline_says_lambda_over_epochs_with_warm_up_as_plain_training(state
 def test_equal_neighbours_in_a_timeline_are_merged(state_of: StateOf) -> None:
     thirds = {"kind": "thirds", "values": [2.0, 2.0, 1.0]}
     assert settings(state_of(arm="mirai-i", epochs=90, schedule=thirds)) == [(60, 2.0), (30, 1.0)]
-    dark = {"kind": "thirds", "values": [0.0, 2.0, 0.0], "warmup_epochs": 10}
-    assert settings(state_of(arm="mirai-e", epochs=90, schedule=dark)) == [(30, None), (30, 2.0), (30, None)]
+    dark = {"kind": "thirds", "values": [0.0, 2.0, 0.0]}
+    assert settings(state_of(arm="mirai-e", epochs=90, schedule=dark, warmup_epochs=10)) == [
+        (30, None),
+        (30, 2.0),
+        (30, None),
+    ]
     off_again = {"kind": "step", "values": [0.0, 0.0]}
     assert settings(state_of(arm="mirai-e", schedule=off_again)) == [(80, None)]
 
@@ -436,8 +439,7 @@ def test_a_trunk_of_plain_training_needs_no_encoder(project: Path) -> None:
 
 
 def test_the_schedule_leaves_no_trace_in_a_phase(state_of: StateOf) -> None:
-    longer_warmup = Schedule(kind="constant", values=(2.0,), warmup_epochs=15).model_dump(mode="json")
-    first, last = state_of(arm="mirai-i", schedule=longer_warmup).timeline
+    first, last = state_of(arm="mirai-i", schedule={"kind": "constant", "values": [2.0]}, warmup_epochs=15).timeline
     assert first.foresight is None
     assert last.foresight is not None
     assert last.foresight.schedule is None
