@@ -13,6 +13,7 @@ AXIS_HEADINGS = {
     "encoder_parameters": "parameters of the encoder",
     "head_parameters": "parameters of a head",
 }
+UNEQUAL, ALONE = "states of different numerics", "no baseline in this grid"  # notes on measured records
 MEASURED, CITED, ABSENT = "measured", "cited", "not at this scale"  # status of a record
 
 
@@ -46,6 +47,11 @@ def without_runs(row: Row) -> Record:
     return {"status": ABSENT, "note": f"{ABSENT}: {row.unavailable}"}
 
 
+def note_on(baseline: Row | None, *, unequal: bool = False) -> str | None:
+    """Note of a measured row. `unequal`: its states, or its baseline's, were not all trained with the same numerics."""
+    return "; ".join([UNEQUAL] * unequal + [ALONE] * (baseline is None)) or None
+
+
 def label_columns(grid: Grid) -> list[Column]:
     """How `label` is read."""
     first = Column("Model", lambda one: f"{one['model']}{' †' if one['status'] == CITED else ''}", "text")
@@ -63,9 +69,11 @@ def _column(name: str) -> Column:
 
 
 def notes_on_rows(records: tuple[Record, ...]) -> list[str]:
-    """Which rows are cited, missing, or made of unequal states."""
+    """Which rows are cited, missing, made of unequal states, or without a baseline."""
     notes = ["† cited from the paper, not measured."] if any(one["status"] == CITED for one in records) else []
     notes += dict.fromkeys(f"{one['model']}: {one['note']}." for one in records if one["status"] == ABSENT)
-    if mixed := [str(one["model"]) for one in records if one["status"] == MEASURED and one["note"]]:
-        notes.append(f"States of different numerics: {', '.join(mixed)}.")
+    for note in (UNEQUAL, ALONE):
+        noted = [str(one["model"]) for one in records if one["status"] == MEASURED and note in str(one["note"])]
+        if noted:
+            notes.append(f"{note.capitalize()}: {', '.join(dict.fromkeys(noted))}.")
     return notes

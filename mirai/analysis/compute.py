@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from mirai.analysis.columns import MEASURED, label, label_columns, notes_on_rows, title, without_runs
+from mirai.analysis.columns import MEASURED, label, label_columns, note_on, notes_on_rows, title, without_runs
 from mirai.analysis.convergence import Goal, Interval, epochs_to_reach, goal, metric_of, speed_up
 from mirai.analysis.records import percent, with_baselines
 from mirai.analysis.rendering import HEADINGS, NOTHING, Cell, Column, Record, Table, shown_count
@@ -16,7 +16,7 @@ from mirai.experiments.recipe import Run
 FORMULA_NOTE = (
     "Parameters: of the model, and of the projection heads that training adds. FLOPs of training on one image while "
     "foresight is on, by the paper's arithmetic: 6 for each parameter (embeddings included) and token, for model and "
-    "heads, and one forward pass of the EMA's first blocks; no attention, no encoder."
+    "heads, and one forward pass of the EMA's first blocks; attention counted in the EMA's pass only, no encoder."
 )
 COUNTED_NOTE = (
     "Counted: all matrix products that torch's FLOP counter sees, forward and backward of model (attention included) and "
@@ -57,7 +57,7 @@ def _record(grid: Grid, row: Row, baseline: Row | None, end: Goal, needed: Inter
             if isinstance(extra, float):
                 low, high = speed_up(needed, end, cost=1 + extra / 100)
                 result |= {f"{prefix}speed_up_from": low, f"{prefix}speed_up_below": high}
-    result |= {"status": MEASURED, "note": None}
+    result |= {"status": MEASURED, "note": note_on(baseline)}
     return result
 
 

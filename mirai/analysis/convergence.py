@@ -35,10 +35,10 @@ class Goal:
 
 def points(grid: Grid) -> dict[str, Points]:
     """The figure's metric (FID) against epochs, for each label."""
-    found: dict[str, Points] = {}
-    for row in grid.available():
-        found.setdefault(row.label, {})[row.epochs] = summary(metrics_of(row.runs), metric_of(grid)).mean
-    return {label: dict(sorted(curve.items())) for label, curve in found.items()}
+    return {
+        label: {epochs: summary(metrics_of(row.runs), metric_of(grid)).mean for epochs, row in line.items()}
+        for label, line in grid.by_epochs().items()
+    }
 
 
 def metric_of(grid: Grid) -> str:
@@ -47,7 +47,7 @@ def metric_of(grid: Grid) -> str:
 
 
 def goal(grid: Grid) -> Goal:
-    """What every method is to reach; grids without a baseline are refused when they are read."""
+    """What every method is to reach; grids without a baseline, or with several, are refused when they are read."""
     plain = [row for row in grid.available() if row.runs[0].foresight is None]
     longest = max(plain, key=lambda row: row.epochs)
     value = summary(metrics_of(longest.runs), metric_of(grid)).mean

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from dataclasses import dataclass
 from typing import Any
 
 from mirai.experiments import paths
 from mirai.experiments.grid import Grid, Row
+from mirai.experiments.points import Point
 from mirai.experiments.recipe import Run
 from mirai.experiments.stages import metrics_stage
 from mirai.states import read_json
@@ -52,14 +54,30 @@ def summary(documents: list[Document], metric: str) -> Measured:
 
 
 def with_baselines(grid: Grid) -> list[tuple[Row, Row | None]]:
-    """Each row with the row that is its own baseline: itself for a baseline, None where the grid has none."""
+    """Each row with the row that is its own baseline: itself for a baseline, None where the grid has none.
+
+    A row that the scale cannot have is found its baseline by its settings, for what the paper says of the two.
+    """
     by_states = {_states(row.runs): row for row in reversed(grid.available())}
-    return [(row, by_states.get(_states(row.baselines))) for row in grid.rows]
+    by_settings: dict[Point | None, Row] = {
+        row.point: row for row in reversed(grid.rows) if row.point is not None and row.point.arm == "baseline"
+    }
+    return [
+        (row, by_states.get(_states(row.baselines)) if row.runs else by_settings.get(row.point and row.point.plain()))
+        for row in grid.rows
+    ]
 
 
 def _states(runs: tuple[Run, ...]) -> tuple[str, ...]:
     """What is measured, by key: stations of runs that have different lengths and share their states are equal."""
     return tuple(metrics_stage(run).key for run in runs)
+
+
+def numerics_of(documents: list[Document]) -> set[str]:
+    """The different numerics of all trainings behind some metrics; documents of old have the last training's alone."""
+    found = [document["state_numerics"] for document in documents]
+    segments = [one if isinstance(one, list) else [one] for one in found]
+    return {json.dumps(one, sort_keys=True) for of_state in segments for one in of_state}
 
 
 def percent(value: float, baseline: float | None) -> float | None:

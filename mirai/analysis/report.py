@@ -95,11 +95,9 @@ def draw_convergence(grid: Grid, figure: Convergence, path: Path, device: str) -
 
 def _longest(grid: Grid) -> list[Row]:
     """A row per label: of the longest training that all labels have, or of each one's own longest."""
-    by_label: dict[str, dict[int, Row]] = {}
-    for row in grid.available():
-        by_label.setdefault(row.label, {})[row.epochs] = row
-    common = set.intersection(*(set(rows) for rows in by_label.values()))
-    return [rows[max(common or rows)] for rows in by_label.values()]
+    lines = grid.by_epochs().values()
+    common = set.intersection(*map(set, lines))
+    return [rows[max(common or rows)] for rows in lines]
 
 
 def _seeds(grid: Grid) -> str:
@@ -201,7 +199,8 @@ def draw_token_maps(grid: Grid, figure: TokenMaps, path: Path, numerics: Numeric
         tokens = [tokenizer.encode(to_float(torch.from_numpy(pictures[part]).to(numerics.device))) for part in parts]
         labels = torch.from_numpy(images.labels).to(numerics.device)
         for row, state in zip(rows, states, strict=True):
-            model, layer = open_state(state, "raw", numerics), max(1, figure.layer * state.model.num_layers // 12)
+            model = open_state(state, row.runs[0].sampling.weights, numerics)
+            layer = max(1, figure.layer * state.model.num_layers // 12)
             hidden = [
                 model.hidden_states(codes, labels[part], layer, consumed=False).float().cpu().numpy()  # (M,N,D)
                 for codes, part in zip(tokens, parts, strict=True)

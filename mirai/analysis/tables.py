@@ -6,13 +6,29 @@ scales are never subtracted from each other. Only at the paper's scale is the di
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable
 
-from mirai.analysis.columns import ABSENT, MEASURED, label, label_columns, notes_on_rows, title, without_runs
+from mirai.analysis.columns import (
+    ABSENT,
+    MEASURED,
+    label,
+    label_columns,
+    note_on,
+    notes_on_rows,
+    title,
+    without_runs,
+)
 from mirai.analysis.compute import compute_table
-from mirai.analysis.records import Document, best_of_sweep, metrics_of, percent, summary, with_baselines
+from mirai.analysis.records import (
+    Document,
+    best_of_sweep,
+    metrics_of,
+    numerics_of,
+    percent,
+    summary,
+    with_baselines,
+)
 from mirai.analysis.rendering import (
     HEADINGS,
     NOTHING,
@@ -77,10 +93,10 @@ def record(grid: Grid, row: Row, baseline: Row | None) -> Record:
     for name, floor in documents[0]["coherence_of_reference"].items():
         result[name] = statistics.fmean(document["coherence"][name]["mean"] for document in documents)
         result[f"{name}_of_reference"] = floor["mean"]
-    layouts = {json.dumps(document["state_numerics"], sort_keys=True) for document in documents}
     result["states"] = " ".join(stage.samples.state.key for stage in row_metrics(row))
     result["status"] = MEASURED
-    result["note"] = "states of different numerics" if len(layouts) > 1 else None
+    beside = [] if baseline is None else metrics_of(baseline.runs)
+    result["note"] = note_on(baseline, unequal=len(numerics_of(documents + beside)) > 1)
     return result
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -14,12 +15,14 @@ from mirai.analysis.flops import by_formula, counted
 from mirai.analysis.tables import write_table
 from mirai.experiments.plan import plan_grid
 from mirai.experiments.recipe import Run
+from mirai.experiments.vits import patch_of, shape_of
 from mirai.foresight.ema_teacher import EMATeacher
 from mirai.foresight.encoders import SmallEncoder
 from mirai.foresight.objective import ForesightObjective
 from mirai.foresight.vit import SmallViT
 from mirai.models.transformer import Transformer
 from tests.analysis.pretend import pretend_all, rows_of, text_of
+from tests.conftest import WriteGrid
 
 pytestmark = pytest.mark.usefixtures("project")
 
@@ -105,6 +108,27 @@ def test_the_papers_arithmetic_gives_table_13() -> None:
 
 
 @pytest.mark.full
+def test_timm_builds_what_a_plain_vits_name_tells() -> None:
+    known = 0
+    for name in timm.list_models("vit_*"):
+        if shape_of(name) is not None:
+            with torch.device("meta"):
+                vit = timm.create_model(name, num_classes=0)
+            found = (vit.num_features, len(vit.blocks)), vit.patch_embed.patch_size[0]
+            assert found == (shape_of(name), patch_of(name)), name
+            known += 1
+    assert known > 50
+
+
+def test_the_papers_arithmetic_counts_the_heads_that_an_encoder_really_needs(write_grid: WriteGrid) -> None:
+    encoder = {"name": "any", "timm": "vit_tiny_patch16_224.augreg_in21k", "image_size": 256}
+    (row,) = plan_grid(write_grid({"arm": "mirai-i", "encoder": encoder}), "imagenet256").rows
+    run = row.runs[0]
+    assert parameters.head_parameters(run) == 769 * 2048 + 2049 * 2048 + 2049 * 192
+    assert by_formula(run) == 6 * 256 * (110_888_448 + 769 * 2048 + 2049 * 2048 + 2049 * 192)
+
+
+@pytest.mark.full
 def test_an_encoder_of_timm_is_counted_without_its_weights() -> None:
     run = runs_of("table13", "imagenet256")["+ Mirai-I"]
     assert counted(run).targets == pytest.approx(4.63e10, rel=1e-3)  # DINOv2-B at 224 px: reference 7.5
@@ -130,4 +154,6 @@ def test_table_13_holds_costs_beside_the_papers_and_what_convergence_is_worth() 
     assert "| + Mirai-E | 165k + 3 × 8.35k |" in text_of(grid, ".md")
     assert "| 40–80 | 5.0–10.0× |" in text_of(grid, ".md")
     assert "FLOPs cannot" in text_of(grid, ".md")
+    assert "attention counted in the EMA's pass only, no encoder" in text_of(grid, ".md")
+    assert "No baseline" not in text_of(grid, ".md")
     assert text_of(grid, ".tex").isascii()

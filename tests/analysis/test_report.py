@@ -151,13 +151,19 @@ def test_token_maps_show_some_images_and_measure_more_at_the_asked_layer(
     def encode(images: torch.Tensor) -> torch.Tensor:
         return images.mean(dim=(1, 2, 3))[:, None].expand(-1, 16)
 
-    monkeypatch.setattr(report, "open_state", lambda state, weights, numerics: Model())
+    opened: list[str] = []
+    monkeypatch.setattr(report, "open_state", lambda state, weights, numerics: opened.append(weights) or Model())
     monkeypatch.setattr(report, "open_tokenizer", lambda stage, device: SimpleNamespace(encode=encode))
     drawn: list[Any] = []
     monkeypatch.setattr(
         report, "token_map_figure", lambda path, images, maps, **options: drawn.append((images, maps, options))
     )
-    report.draw(arms(write_grid, figure={"kind": "token_maps", "images": 2, "measured_images": 11, "layer": 6}))
+    figure = {"kind": "token_maps", "images": 2, "measured_images": 11, "layer": 6}
+    raw = arms(write_grid, figure=figure), figure_key("own", "digits")
+    plan_grid.cache_clear()
+    report.draw(arms(write_grid, figure=figure, defaults={"weights": "ema"}))
+    assert opened == ["ema"] * 3
+    assert figure_key("own", "digits") != raw[1]
     images, maps, options = drawn[0]
     assert images.shape == (2, 32, 32, 3)
     assert [(one.label, one.hidden.shape) for one in maps] == [(arm, (11, 16, 3)) for arm in ARMS]

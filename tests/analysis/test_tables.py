@@ -151,6 +151,42 @@ def test_states_of_different_numerics_are_marked() -> None:
     assert "States of different numerics: + Mirai-I." in text_of(grid, ".md")
 
 
+@pytest.mark.parametrize(
+    ("numerics", "noted"),
+    [
+        ({"threads": 1}, False),  # as documents of old have it
+        ([{"threads": 1}], False),
+        ([{"threads": 2}, {"threads": 1}], True),  # a trunk from elsewhere
+        ([{"threads": 2}], True),  # not its baseline's
+    ],
+)
+def test_numerics_of_all_segments_are_compared_and_with_the_baselines(numerics: object, noted: bool) -> None:
+    grid = plan_grid("demo", "digits")
+    pretend(grid, ONE_SEED, **{"+ Mirai-E": {"state_numerics": numerics}})
+    write_table(grid)
+    assert [row["note"] for row in rows_of(grid)] == ["", "", "states of different numerics" if noted else ""]
+
+
+def test_rows_without_a_baseline_in_the_grid_are_named(write_grid: WriteGrid) -> None:
+    rows = [{"label": "plain"}, {"label": "i", "arm": "mirai-i"}, {"label": "other i", "arm": "mirai-i", "epochs": 40}]
+    grid = plan_grid(write_grid(*rows), "digits")
+    pretend_all(grid, lambda run: 20.0)
+    write_table(grid)
+    assert [row["note"] for row in rows_of(grid)] == ["", "", "no baseline in this grid"]
+    assert "No baseline in this grid: other i." in text_of(grid, ".md")
+
+
+def test_the_papers_own_change_is_printed_where_a_scale_lacks_the_rows() -> None:
+    """Of table 6 the pilot has size B alone."""
+    grid = plan_grid("table6", "pilot")
+    pretend_all(grid, lambda run: 20.0)
+    write_table(grid)
+    large = next(row for row in rows_of(grid) if row["model"] == "+ Mirai-I" and row["paper_fid"] == "3.07")
+    assert large["status"] == "not at this scale"
+    assert float(large["paper_fid_change_percent"]) == pytest.approx(100 * (3.07 - 3.73) / 3.73, abs=1e-3)
+    assert "3.07 (-17.7 %)" in text_of(grid, ".md")
+
+
 def test_markdown_names_the_stand_ins_and_warns_about_absolute_values() -> None:
     grid = plan_grid("demo", "digits")
     pretend(grid, ONE_SEED)
