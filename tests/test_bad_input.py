@@ -154,6 +154,50 @@ MISTAKES = {
         in_grid("title: t\nrows: [{label: a, arm: mirai-i, encoder: clip}]"),
         f"{GRID} line N: row 'a': encoder 'clip' is known at no scale; known are ",
     ),
+    "a role nearly that of a scale": (
+        in_grid("title: t\nrows: [{label: a, arm: mirai-i, encoder: bas}]"),
+        f"{GRID} line N: row 'a': encoder 'bas' is known at no scale; did you mean 'base'? known are ",
+    ),
+    "mistyped column": (
+        in_grid("title: t\ncolumns: [epoch]\nrows: [{label: a}]"),
+        f"{GRID} line N: columns names 'epoch', which is no axis; did you mean 'epochs'? axes are arm,",
+    ),
+    "mistyped scale": (
+        in_grid("title: t\nat_scale: {digit: {epochs: 5}}\nrows: [{label: a}]"),
+        f"{GRID} line N: at_scale names 'digit', which is no scale; did you mean 'digits'? scales are demo,",
+    ),
+    "mistyped base": (
+        in_grid("extends: dem\nrows: [{label: a}]"),
+        f"{GRID}: extends 'dem': experiments/dem.yaml does not exist; did you mean 'demo'? grids are demo,",
+    ),
+    "octal number": (
+        in_grid("title: t\nrows: [{label: a, epochs: 010}]"),
+        f"{GRID} line N: YAML reads 010 as 8; write 8, or quote it",
+    ),
+    "more neighbours to draw than tokens": (
+        in_grid("title: t\nfigure: {kind: neighbourhoods, num_tokens: [1, 1000000]}"),
+        f"{GRID} line N: figure: num_tokens 1000000 is more than the 16 tokens of an image",
+    ),
+    "no neighbours to draw": (
+        in_grid("title: t\nfigure: {kind: neighbourhoods, num_tokens: []}"),
+        f"{GRID} line N: key 'figure.num_tokens' has value '[]'",
+    ),
+    "no layouts to draw": (
+        in_grid("title: t\nfigure: {kind: neighbourhoods, layouts: []}"),
+        f"{GRID} line N: key 'figure.layouts' has value '[]'",
+    ),
+    "scale without seeds": (
+        in_scale("sampling:", "seeds: []\nsampling:"),
+        f"{SCALE} line N: key 'seeds' has value '[]'",
+    ),
+    "scale with one seed twice": (
+        in_scale("sampling:", "seeds: [0, 0]\nsampling:"),
+        f"{SCALE} line N: key 'seeds' has value '[0, 0]': each seed is given once",
+    ),
+    "tokenizer without levels": (
+        in_scale("multipliers: [", "multipliers: []  # ["),
+        f"{SCALE} line N: key 'tokenizer.multipliers' has value '[]'",
+    ),
     "ranks that do not divide the batch": (
         in_site("ranks: 3"),
         f"{SITE}: ranks 3 does not divide the global batch of 16",
@@ -175,7 +219,7 @@ def test_a_mistake_in_yaml_is_told_with_file_line_key_and_what_is_allowed(
 @pytest.mark.parametrize("name", RESERVED)
 def test_a_reserved_name_is_refused(name: str, write_grid: WriteGrid, capsys: Capture) -> None:
     write_grid({}, name=name)
-    assert refused(f"plan {name} --scale digits", capsys).startswith(
+    assert refused(f"table {name} --scale digits", capsys).startswith(
         f"experiments/{name}.yaml: '{name}' cannot name a grid, results/{name} has another meaning; taken: "
     )
 
@@ -566,7 +610,13 @@ def test_a_results_folder_that_cannot_be_written_is_told_by_every_command(
     )
 
 
-@pytest.mark.parametrize("command", ["jobs", "cancel --all", "gc"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("jobs", "cancel --all", "gc", "schema", "page", "costs", "show 0cc8", "diff 0cc8 5f1e"),
+        *("plan table2", "plan all", "plan results/demo/all", "table table2", "summary demo --scale demo"),
+    ],
+)
 def test_another_folder_is_no_project_where_all_is_well(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:

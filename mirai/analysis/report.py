@@ -20,6 +20,7 @@ from mirai.analysis.neighbourhoods import Neighbourhood, neighbourhood_figure
 from mirai.analysis.style import DPI, base_colour, look, pixels, run_colour, save_figure
 from mirai.analysis.token_maps import Maps, token_map_figure
 from mirai.data.images import centre_images
+from mirai.errors import UserError
 from mirai.experiments import paths
 from mirai.experiments.figures import Convergence, Curve, Neighbourhoods, Samples, TokenMaps
 from mirai.experiments.grid import Grid, Row
@@ -121,6 +122,11 @@ def choose(rows: Sequence[Row], classes: Sequence[int] | None, per_class: int) -
     wanted = range(FIRST_CLASSES) if classes is None else classes
     # a small set's classes, each once; one without a single sample has no column
     present = [number for number in dict.fromkeys(one % len(names) for one in wanted) if (labels == number).any()]
+    if not present:
+        raise UserError(
+            f"none of the figure's classes {', '.join(map(str, wanted))} has a sample among the {len(labels)} of "
+            f"{rows[0].label}; name other `classes`, or draw more samples"
+        )
     indices = [np.flatnonzero(labels == number)[:per_class] for number in present]
     return Choice(present, [readable(names, number) for number in present], indices)
 

@@ -107,6 +107,7 @@ def _measured(metric: str, documents: list[Document], row: Row, baseline: Row | 
         metric: mine.mean,
         f"{metric}_sd_over_seeds": mine.over_seeds,
         f"{metric}_sd_over_halves": mine.over_halves,
+        f"{metric}_by_seed": " ".join(str(round(document[metric], 4)) for document in documents),
     }
     change = found = None
     if baseline is not None and baseline is not row:

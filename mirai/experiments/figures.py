@@ -64,8 +64,8 @@ class Neighbourhoods(Recipe):
     """The foresight positions that the code uses, drawn on the scale's token grid (Fig. 2)."""
 
     kind: Literal["neighbourhoods"]
-    layouts: tuple[Literal["1D", "2D"], ...] = ("1D", "2D")
-    num_tokens: tuple[PositiveInt, ...] = (1, 3, 4, 9)
+    layouts: tuple[Literal["1D", "2D"], ...] = Field(default=("1D", "2D"), min_length=1)
+    num_tokens: tuple[PositiveInt, ...] = Field(default=(1, 3, 4, 9), min_length=1)
 
 
 Figure = Annotated[Curve | Convergence | Samples | TokenMaps | Neighbourhoods, Field(discriminator="kind")]

@@ -13,7 +13,7 @@ from mirai.experiments.grid_files import COMPUTED, RESERVED, GridFile, RowFile, 
 from mirai.experiments.points import NotAtThisScale, Point, run_of, unavailable
 from mirai.experiments.recipe import Encoder, Recipe, Run, Schedule
 from mirai.experiments.scale import Scale, grid_file, load_scale, scale_names
-from mirai.experiments.yaml_input import Location, place, validate
+from mirai.experiments.yaml_input import Location, hint, place, validate
 
 
 class Row(Recipe):
@@ -76,17 +76,19 @@ def load_grid(name: str, scale_name: str) -> Grid:
     path = grid_file(name)
     content = read_grid(name)
     file = validate(GridFile, content, str(path))
-    stated = {fact for row in file.rows for fact in row.facts}
+    known = (*Point.model_fields, *COMPUTED, *(fact for row in file.rows for fact in row.facts))
     for column in file.columns:
-        if column not in (*Point.model_fields, *COMPUTED, *stated):
+        if column not in known:
             raise UserError(
-                f"{place(content, ('columns',), str(path))}: columns names '{column}', which is no axis; axes are "
-                f"{', '.join(Point.model_fields)}, computed columns {', '.join(COMPUTED)}, and a row's `facts` can state others"
+                f"{place(content, ('columns',), str(path))}: columns names '{column}', which is no axis; "
+                f"{hint(column, known)}axes are {', '.join(Point.model_fields)}, computed columns {', '.join(COMPUTED)}, "
+                "and a row's `facts` can state others"
             )
     for stranger in file.at_scale.keys() - {*scale_names()}:
         where = place(content, ("at_scale", stranger), str(path))
         raise UserError(
-            f"{where}: at_scale names '{stranger}', which is no scale; scales are {', '.join(scale_names())}"
+            f"{where}: at_scale names '{stranger}', which is no scale; {hint(stranger, scale_names())}scales are "
+            f"{', '.join(scale_names())}"
         )
     scale = load_scale(scale_name)
     written: list[Written] = []
@@ -128,6 +130,11 @@ def _check_figure(grid: Grid, where: str) -> None:
             sizes = sorted({row.runs[0].data.resolution for row in grid.available()})
             if len(sizes) > 1:
                 raise UserError(f"{where}: pictures side by side are of one resolution, and these rows have {sizes}")
+        case Neighbourhoods(num_tokens=counts):
+            scale = load_scale(grid.scale)
+            tokens = (scale.data.resolution // scale.tokenizer.downsampling) ** 2
+            if max(counts) > tokens:
+                raise UserError(f"{where}: num_tokens {max(counts)} is more than the {tokens} tokens of an image")
         case Curve(x=axis):
             _check_lines(grid, axis, where)
         case Convergence():
@@ -172,7 +179,8 @@ def _check_flops(grid: Grid, where: str) -> None:
     """The grid that Table 13's epochs are read from has them for each of its rows."""
     assert grid.convergence is not None
     if grid.convergence not in grid_names():
-        raise UserError(f"{where}, which is no grid; grids are {', '.join(grid_names())}")
+        near = hint(grid.convergence, grid_names())
+        raise UserError(f"{where}, which is no grid; {near}grids are {', '.join(grid_names())}")
     if grid.convergence == grid.name or read_grid(grid.convergence).get("report", "metrics") != "metrics":
         raise UserError(f"{where}, which has no metrics against epochs; name a grid with `report: metrics`")
     converging = load_grid(grid.convergence, grid.scale)

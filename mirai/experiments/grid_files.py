@@ -5,19 +5,19 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, model_validator
+from pydantic import Field, model_validator
 
 from mirai.errors import UserError
 from mirai.experiments import paths
 from mirai.experiments.figures import DRAWINGS, PLOTS, Figure
 from mirai.experiments.points import Point
 from mirai.experiments.recipe import Recipe
-from mirai.experiments.scale import grid_file
-from mirai.experiments.yaml_input import joined, overlaid, read_yaml, validate
+from mirai.experiments.scale import Seeds, grid_file
+from mirai.experiments.yaml_input import hint, joined, overlaid, read_yaml, validate
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"  # the Snakefile's constraint on {grid}
 PAPER_GRID = r"(table|figure)\d+"  # what results/all makes
-RESERVED = ("all", "costs", "index", "store", "logs", "cache")  # names that results/ itself uses
+RESERVED = ("all", "costs", "index", "store", "logs", "cache", "README")  # names that results/ itself uses
 METRICS = ("fid", "sfid", "inception_score", "precision", "recall")
 # Columns that a table works out from a row's run, beside the axes and what the rows state as `facts`.
 COMPUTED = ("parameters", "encoder_parameters", "head_parameters")
@@ -46,7 +46,7 @@ class GridFile(Recipe):
     columns: list[str] = []  # axes, computed columns and facts printed beside the label
     defaults: Point = Point()
     at_scale: dict[str, Point] = {}  # defaults that one scale has otherwise
-    seeds: tuple[NonNegativeInt, ...] | None = Field(default=None, min_length=1)  # None: the scale's
+    seeds: Seeds | None = None  # None: the scale's
     guidance_sweep: tuple[Annotated[float, Field(ge=1.0)], ...] = ()  # beside the fixed one; the best FID is reported
     report: Literal["metrics", "flops"] = "metrics"
     convergence: str | None = None  # report flops: the grid with the epochs that each method needs
@@ -55,8 +55,6 @@ class GridFile(Recipe):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.seeds is not None and len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"`seeds` names one run twice: {self.seeds}")
         if not self.rows and (self.figure is None or self.figure.kind != "neighbourhoods"):
             raise ValueError("`rows` needs at least one row")
         if (self.report == "flops") != (self.convergence is not None):
@@ -72,8 +70,8 @@ class GridFile(Recipe):
 
 
 def grid_names() -> list[str]:
-    """Names of the grid files."""
-    return sorted(path.stem for path in paths.EXPERIMENTS.glob("*.yaml"))
+    """Names of the grid files; what an editor leaves beside them is none."""
+    return sorted(path.stem for path in paths.EXPERIMENTS.glob("*.yaml") if re.fullmatch(NAME, path.stem))
 
 
 def paper_grids() -> list[str]:
@@ -123,8 +121,10 @@ def read_grid(name: str, extending: tuple[str, ...] = ()) -> dict[str, Any]:
             f"{path}: a grid's name has letters, digits, '_' and '-' only, and starts with a letter or digit"
         )
     if not path.exists():
+        paths.refuse_elsewhere()
         asked = f"{grid_file(extending[-1])}: extends '{name}'" if extending else f"there is no grid '{name}'"
-        raise UserError(f"{asked}: {path} does not exist; grids are {', '.join(grid_names())}")
+        names = grid_names()
+        raise UserError(f"{asked}: {path} does not exist; {hint(name, names)}grids are {', '.join(names)}")
     content = read_yaml(path)
     base_name = content.get("extends")
     if not isinstance(base_name, str):

@@ -15,7 +15,7 @@ from mirai.experiments.recipe import Encoder, Foresight, HeadKind, Recipe, Run, 
 from mirai.experiments.scale import Scale, Size, load_scale, scale_names
 from mirai.experiments.schedules import phases
 from mirai.experiments.vits import patch_of
-from mirai.experiments.yaml_input import read_yaml
+from mirai.experiments.yaml_input import hint, read_yaml
 
 RecipeType = TypeVar("RecipeType", bound=Recipe)
 
@@ -92,7 +92,8 @@ def unavailable(point: Point, scale: Scale, where: str) -> str | None:
             continue
         everywhere = _roles(section)
         if str(role) not in everywhere:
-            raise UserError(f"{where}: {axis} {role!r} is known at no scale; known are {', '.join(sorted(everywhere))}")
+            known = f"{hint(str(role), sorted(everywhere))}known are {', '.join(sorted(everywhere))}"
+            raise UserError(f"{where}: {axis} {role!r} is known at no scale; {known}")
         return f"{axis} {role} does not exist at this scale"
     return None
 
@@ -130,8 +131,9 @@ def run_of(point: Point, scale: Scale, seed: int, where: str) -> Run:
 def _misfit(point: Point, run: Run) -> str | None:
     """What of a point would have no effect in the run, or only fail once its encoder is opened."""
     side, foresight = run.grid_side, run.foresight
-    if point.block_size is not None and point.block_size > side**2:
-        return f"block_size {point.block_size} is more than the {side**2} tokens of an image"
+    for axis in ("num_tokens", "block_size"):
+        if (getattr(point, axis) or 0) > side**2:
+            return f"{axis} {getattr(point, axis)} is more than the {side**2} tokens of an image"
     if foresight is None:
         return None
     encoder, schedule = foresight.encoder, foresight.schedule
@@ -221,7 +223,8 @@ def _foresight(point: Point, scale: Scale, size: Size, resolution: int, where: s
     offsets = point.offsets
     if offsets is None:
         nearest = grid_offsets if layout == "2D" else scan_offsets
-        offsets = nearest(point.num_tokens or len(base.offsets))
+        tokens = (resolution // scale.tokenizer.downsampling) ** 2
+        offsets = nearest(min(point.num_tokens or len(base.offsets), tokens))  # _misfit tells of more
     update |= {"layout": layout, "offsets": offsets}
     for name in ("ema_slot_shift", "borders", "seams"):
         if (value := getattr(point, name)) is not None:

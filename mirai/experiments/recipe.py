@@ -91,7 +91,7 @@ class Tokenizer(Recipe):
 
     name: str
     channels: PositiveInt = 128
-    multipliers: tuple[PositiveInt, ...] = (1, 1, 2, 2, 4)  # one per level; every level but the last halves the side
+    multipliers: tuple[PositiveInt, ...] = Field(default=(1, 1, 2, 2, 4), min_length=1)  # all but the last halve sides
     res_blocks: PositiveInt = 2
     z_channels: PositiveInt = 256
     codebook_size: int = Field(default=16384, gt=1, le=65536)  # codes are stored as uint16

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from mirai.analysis import convergence, curves, report
 from mirai.analysis.figures import Method
 from mirai.analysis.style import METHOD_COLOURS
+from mirai.errors import UserError
 from mirai.experiments import paths
 from mirai.experiments.grid import Grid, Row, load_grid
 from mirai.experiments.plan import figure_key, plan_grid
@@ -85,6 +86,12 @@ def test_classes_that_are_one_at_a_small_scale_are_shown_once(write_grid: WriteG
     chosen = report.choose(rows, (207, 817, 7, 9), 3)
     assert (chosen.classes, chosen.names) == ([7], ["digit 7"])  # there is no sample of 9
     assert [indices.tolist() for indices in chosen.indices] == [[1, 2, 4]]
+
+
+def test_a_figure_of_classes_without_any_sample_is_refused(write_grid: WriteGrid, stored: object) -> None:
+    sentence = "none of the figure's classes 9, 19 has a sample among the 8 of baseline; name other `classes`"
+    with pytest.raises(UserError, match=sentence):
+        report.choose(arms(write_grid).available(), (9, 19), 3)
 
 
 def test_imagenets_folders_are_shown_by_their_names_in_words() -> None:

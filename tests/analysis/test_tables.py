@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mirai import make
 from mirai.analysis.rendering import Column, Table, html_fragment, latex, markdown, shown_count
 from mirai.analysis.tables import write_table
 from mirai.experiments import paths
 from mirai.experiments.plan import plan_grid, row_metrics
+from mirai.states import write_json
 from tests.analysis.pretend import edited, pretend, pretend_all, publish_metrics, rows_of, text_of
 from tests.conftest import WriteGrid
 
@@ -58,6 +60,7 @@ def test_several_seeds_give_mean_and_deviation_and_one_seed_gives_none() -> None
     row = rows_of(grid)[1]
     assert (row["seeds"], float(row["fid"])) == ("2", 31.0)
     assert float(row["fid_sd_over_seeds"]) == pytest.approx(2**0.5, abs=1e-4)
+    assert [float(value) for value in row["fid_by_seed"].split()] == [30.0, 32.0], "in the order of states and seeds"
     assert len(row["states"].split()) == 2
     assert "31.00 ± 1.41" in text_of(grid, ".md")
 
@@ -165,6 +168,25 @@ def test_numerics_of_all_segments_are_compared_and_with_the_baselines(numerics: 
     pretend(grid, ONE_SEED, **{"+ Mirai-E": {"state_numerics": numerics}})
     write_table(grid)
     assert [row["note"] for row in rows_of(grid)] == ["", "", "states of different numerics" if noted else ""]
+
+
+def test_numerics_behind_a_state_are_those_of_each_training_whose_bits_are_in_it() -> None:
+    state = row_metrics(plan_grid("demo", "digits").rows[0])[0].samples.state
+    trainings = (
+        ("first", 2, None, 0),
+        ("second", 1, "first", 4),
+        ("third", 1, "second", 8),
+        (state.key, 2, "third", 9),
+    )
+    for key, threads, parent, started in trainings:
+        numerics = {"numerics": {"threads": threads}, "parent": parent, "started_at_step": started}
+        write_json(paths.manifest("state", key), numerics)
+    assert make._numerics_behind(state) == [{"threads": 2}, {"threads": 1}]
+    paths.manifest("state", "third").unlink()  # somebody made room
+    assert make._numerics_behind(state) == [{"threads": 2}]
+    last = {"numerics": {"threads": 2}, "parent": "second", "started_at_step": 0}  # a parent in vain
+    write_json(paths.manifest("state", state.key), last)
+    assert make._numerics_behind(state) == [{"threads": 2}]
 
 
 def test_rows_without_a_baseline_in_the_grid_are_named(write_grid: WriteGrid) -> None:

@@ -210,7 +210,7 @@ def test_a_grid_of_which_a_scale_has_no_row_is_refused(write_grid: WriteGrid) ->
 def test_a_role_known_at_no_scale_is_a_mistake_with_the_known_ones(write_grid: WriteGrid) -> None:
     sentence = told(write_grid({}, {"arm": "mirai-i", "encoder": "dinov2"}), "demo")
     assert sentence.startswith(
-        "experiments/own.yaml: row 'row 1': encoder 'dinov2' is known at no scale; known are base,"
+        "experiments/own.yaml: row 'row 1': encoder 'dinov2' is known at no scale; did you mean 'dinov3'? known are "
     )
     assert "mae-large, random" in sentence
     assert "size 'default' is known at no scale; known are 3B, B, L, XL, XXL" in told(
@@ -364,7 +364,10 @@ def test_seeds_make_runs_that_differ_in_the_training_seed_alone(write_grid: Writ
 
 
 def test_seeds_given_twice_or_negative_are_refused(write_grid: WriteGrid) -> None:
-    assert told(write_grid({}, seeds=[1, 1]), "demo") == "experiments/own.yaml: `seeds` names one run twice: (1, 1)"
+    assert told(write_grid({}, seeds=[1, 1]), "demo") == (
+        "experiments/own.yaml: key 'seeds' has value '[1, 1]': each seed is given once"
+    )
+    assert "key 'seeds' has value '[]'" in told(write_grid({}, seeds=[]), "demo")
     assert "key 'seeds.0' has value -1" in told(write_grid({}, seeds=[-1]), "demo")
 
 
@@ -774,7 +777,11 @@ CONVERGENCE = {"kind": "convergence", "classes": [0]}
             FLOPS | {"convergence": "figure1"},
             "convergence names 'figure1', which has no row 'Mirai-I'; its labels are LlamaGen-B, + Mirai-I, + Mirai-E",
         ),
-        ([{}], FLOPS | {"convergence": "figure0"}, "convergence names 'figure0', which is no grid; grids are demo,"),
+        (
+            [{}],
+            FLOPS | {"convergence": "figure0"},
+            "convergence names 'figure0', which is no grid; did you mean 'figure",
+        ),
         ([{}], FLOPS | {"convergence": "own"}, "convergence names 'own', which has no metrics against epochs;"),
         ([{}], FLOPS | {"convergence": "table13"}, "convergence names 'table13', which has no metrics against epochs;"),
         (

@@ -161,9 +161,9 @@ def test_a_block_size_reaches_the_encoder(write_grid: WriteGrid) -> None:
 
 
 TOO_SMALL: list[tuple[dict[str, Any], str]] = [
-    ({"arm": "mirai-e", "num_tokens": 40}, "leaves the 4x4 token grid everywhere"),
+    ({"arm": "mirai-e", "num_tokens": 40}, "num_tokens 40 is more than the 16 tokens of an image"),
     ({"arm": "mirai-e", "offsets": [[5, 0]]}, "offset (5, 0) leaves the 4x4 token grid everywhere"),
-    ({"arm": "output-level", "layout": "1D", "num_tokens": 17}, "offset (0, 16) leaves the 4x4 token grid everywhere"),
+    ({"arm": "output-level", "layout": "1D", "num_tokens": 17}, "num_tokens 17 is more than the 16 tokens of an image"),
     ({"token_order": "par-16x"}, "token_order par-16x cuts the grid into 4x4 equal regions of several tokens"),
     ({"arm": "mirai-i", "block_size": 64}, "block_size 64 is more than the 16 tokens of an image"),
     ({"arm": "mirai-i", "encoder_layer": 3}, "encoder layer 3 is above the encoder's depth 2"),
@@ -209,6 +209,8 @@ def test_nine_tokens_fit_four_by_four(write_grid: WriteGrid) -> None:
     ("axes", "sentence"),
     [
         ({"arm": "mirai-e", "offsets": [[16, 0]]}, "offset (16, 0) leaves the"),
+        ({"arm": "mirai-e", "num_tokens": 10**9}, "num_tokens 1000000000 is more than the"),
+        ({"arm": "mirai-e", "num_tokens": 10**9, "layout": "1D"}, "num_tokens 1000000000 is more than the"),
         ({"arm": "mirai-e", "num_tokens": 3, "offsets": [[0, 1]]}, "give num_tokens or offsets, not both"),
         ({"arm": "mirai-e", "teacher_layer": 13}, "teacher_layer 13 (in twelfths of the depth) is no block of a model"),
         ({"arm": "mirai-i", "block_size": 257}, "block_size 257 is more than the 256 tokens of an image"),
