@@ -12,7 +12,7 @@ import pytest
 from mirai.errors import UserError
 from mirai.experiments import plan
 from mirai.experiments.grid import Grid, Row, load_grid
-from mirai.experiments.grid_files import grid_names
+from mirai.experiments.grid_files import grid_names, kinds
 from mirai.experiments.scale import load_scale, scale_names
 from mirai.experiments.stages import metrics_stage, state_stage
 
@@ -397,6 +397,21 @@ def test_a_grid_or_scale_that_does_not_exist_is_told_with_those_that_do(project:
         "there is no grid 'nope': experiments/nope.yaml does not exist; grids are demo,"
     )
     assert told("demo", "nope").startswith("there is no scale 'nope'; scales are demo, digits, folder, imagenet256")
+
+
+def test_a_name_nearly_right_is_told_with_the_right_one(project: Path) -> None:
+    assert "does not exist; did you mean 'table2'? grids are" in told("tabel2", "demo")
+    assert told("demo", "digit").startswith("there is no scale 'digit'; did you mean 'digits'? scales are demo,")
+
+
+def test_what_lies_beside_grids_and_is_none_spoils_no_other(project: Path) -> None:
+    names = grid_names()
+    (project / "experiments/.#demo.yaml").symlink_to("someone@host.1:1")  # an editor's lock
+    assert grid_names() == names
+    (project / "experiments/backup.yaml").mkdir()
+    assert told("backup", "demo") == "experiments/backup.yaml cannot be read: Is a directory"
+    assert kinds()["backup"] is None
+    assert plan.plan_grid("demo", "demo").rows
 
 
 @pytest.mark.parametrize("scale", ["folder", "folder-", "folder-My cats", "folder-a/b"])
