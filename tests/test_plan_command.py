@@ -184,11 +184,15 @@ def test_another_grids_mistake_does_not_spoil_a_summary(project: Path, capsys: p
     assert "mine" not in printed
 
 
-def test_the_rows_of_table_13_are_not_trained_for_it(write_grid: WriteGrid) -> None:
+def test_the_rows_of_table_13_are_not_trained_for_it(write_grid: WriteGrid, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"label": "LlamaGen-B", "epochs": 160}, {"label": "+ Mirai-I", "arm": "mirai-i", "epochs": 160}]
     name = write_grid(*rows, report="flops", convergence="figure1")
     assert set(tree_of(name).nodes) == set(tree_of("figure1").nodes)
     assert plan.table_inputs(name, PAPER) == plan.table_inputs("figure1", PAPER)
+    assert main(["plan", name]) == 0
+    printed = capsys.readouterr().out
+    assert "A test's grid: 10 runs" in printed
+    assert "<- LlamaGen-B epochs=400; also in figure1" in printed
 
 
 def test_a_plan_says_which_other_grids_share_a_run(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from mirai.experiments.arms import arm_of
 from mirai.experiments.figures import Neighbourhoods, Samples, TokenMaps
 from mirai.experiments.grid import Grid, Row
-from mirai.experiments.plan import lookup, measured, row_metrics
+from mirai.experiments.plan import lookup, measured, plan_grid, row_metrics
 from mirai.experiments.recipe import Cosine
 from mirai.experiments.stages import Phase, Stage, StateStage
 
@@ -47,7 +47,7 @@ class Tree:
     """All states behind some grids of one scale, and the other stages. Keys are read once: hashing them takes time."""
 
     def __init__(self, grids: Iterable[Grid]) -> None:
-        self.grids = tuple(grids)
+        self.grids = tuple(map(_trained, grids))
         stages = _closure(self.grids)
         self.others = {key: stage for key, stage in stages.items() if not isinstance(stage, StateStage)}
         states = {key: stage for key, stage in stages.items() if isinstance(stage, StateStage)}
@@ -95,6 +95,13 @@ def _closure(grids: Iterable[Grid]) -> dict[str, Stage]:
         for stage in _wanted(grid):
             visit(stage.key)
     return found
+
+
+def _trained(grid: Grid) -> Grid:
+    """A grid with the rows that are trained: of a table of `report: flops` those that its epochs are read from."""
+    if grid.convergence is None or grid.figure is not None:
+        return grid
+    return grid.model_copy(update={"rows": plan_grid(grid.convergence, grid.scale).rows})
 
 
 def _wanted(grid: Grid) -> Sequence[Stage]:
