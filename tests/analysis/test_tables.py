@@ -60,6 +60,7 @@ def test_several_seeds_give_mean_and_deviation_and_one_seed_gives_none() -> None
     row = rows_of(grid)[1]
     assert (row["seeds"], float(row["fid"])) == ("2", 31.0)
     assert float(row["fid_sd_over_seeds"]) == pytest.approx(2**0.5, abs=1e-4)
+    assert [float(value) for value in row["fid_by_seed"].split()] == [30.0, 32.0], "in the order of states and seeds"
     assert len(row["states"].split()) == 2
     assert "31.00 ± 1.41" in text_of(grid, ".md")
 
