@@ -673,7 +673,10 @@ def test_downloads_are_not_committed() -> None:
 
 @pytest.mark.parametrize(
     ("size", "text"),
-    [(None, "size unknown"), (7, "7 bytes"), (7289, "7.29 kB"), (287920306, "288 MB"), (12386725354, "12.4 GB")],
+    [
+        *((None, "size unknown"), (7, "7 bytes"), (7289, "7.29 kB"), (287920306, "288 MB")),
+        *((12386725354, "12.4 GB"), (2947 * 10**9, "2.95 TB")),
+    ],
 )
 def test_sizes_are_shown_as_file_hosts_do(size: int | None, text: str) -> None:
     assert shown_bytes(size) == text
