@@ -318,7 +318,8 @@ def _numerics_behind(state: StateStage) -> list[dict[str, object]]:
     key: str | None = state.key
     while key is not None and (manifest := paths.manifest("state", key)).exists():
         content = read_json(manifest)
-        if content["numerics"] not in found:
-            found.append(content["numerics"])
+        for numerics in (content["numerics"], *content.get("earlier_numerics", ())):
+            if numerics not in found:
+                found.append(numerics)
         key = content.get("parent") if content.get("started_at_step") else None  # from step 0: the parent has no part
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,25 @@ from mirai.experiments.plan import lookup
 from mirai.states import is_published, load_tensors, publish, read_json, save_tensors, write_json
 from mirai.training.state import TrainState
 
+Numerics = dict[str, Any]  # how arithmetic was done: device, precision, threads, ranks
+
 KEPT = 2  # progress points: the newest, and the one before it in case the newest is damaged
 
 
-def save_progress(folder: Path, state: TrainState) -> None:
+@dataclass(frozen=True)
+class ResumePoint:
+    """Where a training goes on from. `numerics`: those of the trainings of this very state that led there."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    numerics: list[Numerics]
+
+
+def save_progress(folder: Path, state: TrainState, numerics: list[Numerics]) -> None:
     """Keep the state inside a segment, then drop all but the last KEPT."""
     name = f"progress-{state.step:09d}"
     entry = save_tensors(folder / f"{name}.safetensors", state.tensors())
-    write_json(folder / f"{name}.json", {"step": state.step, "payloads": {"state": entry}})
+    write_json(folder / f"{name}.json", {"step": state.step, "numerics": numerics, "payloads": {"state": entry}})
     for manifest in _progress(folder)[KEPT:]:
         manifest.unlink()
         manifest.with_suffix(".safetensors").unlink(missing_ok=True)
@@ -50,16 +62,18 @@ def save_final(key: str, state: TrainState, record: dict[str, Any]) -> None:
         payload.unlink()
 
 
-def newest(key: str, parent: str | None) -> tuple[int, dict[str, Tensor]] | None:
-    """Step and tensors to go on from: own end (where only its weights were lost), own progress, newest first, else the
-    end of the parent, or of its parent, and so on; None to start at step 0.
+def newest(key: str, parent: str | None) -> ResumePoint | None:
+    """What to go on from: own end (where only its weights were lost), own progress, newest first, else the end of the
+    parent, or of its parent, and so on; None to start at step 0.
     """
-    for manifest in (paths.resume(key), *_progress(paths.folder("state", key)), *_trunk(parent)):
+    progress = _progress(paths.folder("state", key))
+    for manifest in (paths.resume(key), *progress, *_trunk(parent)):
         if not manifest.exists():
             continue
         try:
             content = read_json(manifest)
-            return content["step"], load_tensors(manifest.parent, content["payloads"]["state"])
+            tensors = load_tensors(manifest.parent, content["payloads"]["state"])
+            return ResumePoint(content["step"], tensors, content.get("numerics", []) if manifest in progress else [])
         except UserError as damage:
             print(f"{damage}; going on from an earlier one", file=sys.stderr)
     return None

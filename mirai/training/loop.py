@@ -63,11 +63,13 @@ def train(
     # Restore
     found = newest(stage.key, parent)
     # Or one would train on with other weights, unseen. Also before NCCL, which waits ten minutes for one that still reads.
-    ranks.agree(0 if found is None else found[0], "the step to go on from")
+    ranks.agree(0 if found is None else found.step, "the step to go on from")
     active: ActivePhase | None = None
     if found is not None:
-        active = ActivePhase(timeline.phase_of(found[0] - 1), state, codes, sources, ranks)
-        state.load(found[1], found[0])
+        active = ActivePhase(timeline.phase_of(found.step - 1), state, codes, sources, ranks)
+        state.load(found.tensors, found.step)
+    here = _numerics(numerics, ranks)
+    earlier = [] if found is None else [other for other in found.numerics if other != here]
     first, last = state.step, stage.epoch * steps_per_epoch
     interval = min(LOG_EVERY, steps_per_epoch)
     journal = Journal(folder, first, last, training.batch_size, ranks, tensorboard=tensorboard)
@@ -120,7 +122,7 @@ def train(
             # Save
             if save and state.step < last:
                 if ranks.writes:
-                    save_progress(folder, state)
+                    save_progress(folder, state, [*earlier, here])
                 ranks.wait()  # one that left would end the job in the middle of it
                 saved_at = time.monotonic()
             if stop and state.step < last:
@@ -129,7 +131,8 @@ def train(
 
         # Finish
         if ranks.writes:
-            save_final(stage.key, state, _record(stage, parent, first, numerics, ranks))
+            begun = {"epoch": stage.epoch, "parent": parent, "started_at_step": first}
+            save_final(stage.key, state, {**begun, "numerics": here, "earlier_numerics": earlier})
         ranks.wait()
 
 
@@ -215,19 +218,14 @@ def _refuse_non_finite(means: dict[str, float], step: int, active: ActivePhase, 
         raise UserError(f"{', '.join(wrong)} is not finite before step {step}, phase {name}; stopped, {good}")
 
 
-def _record(stage: StateStage, parent: str | None, first: int, numerics: Numerics, ranks: Ranks) -> dict[str, object]:
-    """What the manifest says of how the bits came about; none of it is in the key."""
+def _numerics(numerics: Numerics, ranks: Ranks) -> dict[str, object]:
+    """What a manifest says of how the bits come about; none of it is in the key."""
     return {
-        "epoch": stage.epoch,
-        "parent": parent,
-        "started_at_step": first,
-        "numerics": {
-            **numerics.model_dump(mode="json"),
-            "torch": torch.__version__,
-            "device_name": torch.cuda.get_device_name() if ranks.device.type == "cuda" else os.uname().machine,
-            "threads": torch.get_num_threads(),
-            "ranks": ranks.world,
-        },
+        **numerics.model_dump(mode="json"),
+        "torch": torch.__version__,
+        "device_name": torch.cuda.get_device_name() if ranks.device.type == "cuda" else os.uname().machine,
+        "threads": torch.get_num_threads(),
+        "ranks": ranks.world,
     }
 
 

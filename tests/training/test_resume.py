@@ -13,6 +13,7 @@ import pytest
 
 from mirai.experiments import paths, plan
 from mirai.experiments.stages import Phase
+from mirai.make import _numerics_behind
 from mirai.states import is_published, read_json
 from mirai.training import checkpoints, loop
 from mirai.training.state import TrainState
@@ -122,6 +123,19 @@ def test_behind_a_damaged_parent_its_own_parent_is_used(uninterrupted, tmp_path,
     assert tiny.same_bits(tiny.run(whole, parents[1]), uninterrupted)
     assert read_json(paths.manifest("state", whole.key))["started_at_step"] == 8
     assert f"{damaged} is truncated" in capsys.readouterr().err
+
+
+def test_a_state_remembers_all_numerics_that_it_was_trained_under(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny.make_codes()
+    state = tiny.stage()
+    tiny.run_and_die(state, FAULTS["at a phase boundary"])
+    monkeypatch.setattr(tiny, "NUMERICS", tiny.NUMERICS.model_copy(update={"attention": "flash"}))
+    tiny.run(state)
+    manifest = read_json(paths.manifest("state", state.key))
+    assert manifest["numerics"]["attention"] == "flash"
+    assert [other["attention"] for other in manifest["earlier_numerics"]] == ["explicit"]
+    assert _numerics_behind(state) == [manifest["numerics"], *manifest["earlier_numerics"]]
 
 
 def test_another_seed_gives_other_bits(uninterrupted, tmp_path, monkeypatch):
