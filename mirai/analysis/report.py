@@ -32,14 +32,14 @@ from mirai.foresight.neighbourhoods import targets_of
 from mirai.sampling.dump import load_samples
 from mirai.states import read_json, write_text
 from mirai.store import open_image_set, open_state, open_tokenizer, set_numerics
+from mirai.tokenizer.passes import encode_pixels
 from mirai.tokenizer.store import decode_images
-from mirai.tokenizer.vqgan import to_float
 
 Indices = npt.NDArray[np.int64]
 
 FIRST_CLASSES = 10  # of a figure that names none
 SAMPLES_WIDTH, CONVERGENCE_PLOT, MOST_HEIGHT = 3.5, (3.3, 2.8), 3.8  # inches: Fig. 1's samples; its curves
-MAP_BATCH = 8  # images through tokenizer and model at once
+MAP_BATCH = 8  # images through the model at once
 
 
 def draw(grid: Grid) -> None:
@@ -199,17 +199,16 @@ def draw_token_maps(grid: Grid, figure: TokenMaps, path: Path, numerics: Numeric
     images = open_image_set(first.data, "validation", load_site(), max(figure.images, figure.measured_images))
     pictures = centre_images(images)
     tokenizer = open_tokenizer(first.codes_stage().tokenizer_stage(), numerics.device)
-    parts = [slice(start, start + MAP_BATCH) for start in range(0, len(pictures), MAP_BATCH)]
+    tokens = torch.from_numpy(encode_pixels(tokenizer, pictures)).to(numerics.device).split(MAP_BATCH)  # (M,N) each
+    labels = torch.from_numpy(images.labels).to(numerics.device).split(MAP_BATCH)
     maps = []
     with torch.inference_mode():
-        tokens = [tokenizer.encode(to_float(torch.from_numpy(pictures[part]).to(numerics.device))) for part in parts]
-        labels = torch.from_numpy(images.labels).to(numerics.device)
         for row, state in zip(rows, states, strict=True):
             model = open_state(state, row.runs[0].sampling.weights, numerics)
             layer = max(1, figure.layer * state.model.num_layers // 12)
             hidden = [
-                model.hidden_states(codes, labels[part], layer, consumed=False).float().cpu().numpy()  # (M,N,D)
-                for codes, part in zip(tokens, parts, strict=True)
+                model.hidden_states(codes, of_codes, layer, consumed=False).float().cpu().numpy()  # (M,N,D)
+                for codes, of_codes in zip(tokens, labels, strict=True)
             ]
             maps.append(Maps(_label(row), base_colour(run_colour(row.runs[0])), np.concatenate(hidden)))
     depths = {state.model.num_layers for state in states}

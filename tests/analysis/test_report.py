@@ -158,9 +158,12 @@ def test_token_maps_show_some_images_and_measure_more_at_the_asked_layer(
     def encode(images: torch.Tensor) -> torch.Tensor:
         return images.mean(dim=(1, 2, 3))[:, None].expand(-1, 16)
 
+    codebook = SimpleNamespace(embedding=SimpleNamespace(weight=torch.zeros(1)))
     opened: list[str] = []
     monkeypatch.setattr(report, "open_state", lambda state, weights, numerics: opened.append(weights) or Model())
-    monkeypatch.setattr(report, "open_tokenizer", lambda stage, device: SimpleNamespace(encode=encode))
+    monkeypatch.setattr(
+        report, "open_tokenizer", lambda stage, device: SimpleNamespace(encode=encode, quantize=codebook)
+    )
     drawn: list[Any] = []
     monkeypatch.setattr(
         report, "token_map_figure", lambda path, images, maps, **options: drawn.append((images, maps, options))
