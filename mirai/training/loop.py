@@ -6,6 +6,7 @@ starting again changes no bit.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -223,10 +224,19 @@ def _numerics(numerics: Numerics, ranks: Ranks) -> dict[str, object]:
     return {
         **numerics.model_dump(mode="json"),
         "torch": torch.__version__,
-        "device_name": torch.cuda.get_device_name() if ranks.device.type == "cuda" else os.uname().machine,
+        "device_name": torch.cuda.get_device_name() if ranks.device.type == "cuda" else _processor(),
         "threads": torch.get_num_threads(),
         "ranks": ranks.world,
     }
+
+
+def _processor() -> str:
+    """The CPU's model: two of them may sum a product in different orders. Of what is not Linux, its architecture."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()}, {torch.backends.cpu.get_cpu_capability()}"
+    return os.uname().machine
 
 
 @contextmanager
