@@ -12,21 +12,9 @@ from PIL import Image
 
 from mirai.cli import main
 from mirai.data.crops import centre_square
-from mirai.experiments.recipe import Tokenizer
 from mirai.tokenizer.store import save_tokenizer
 from mirai.tokenizer.vqgan import VQGAN, to_float, to_uint8
-
-TINY = Tokenizer(
-    name="tiny",
-    channels=4,
-    multipliers=(1, 2),
-    res_blocks=1,
-    z_channels=8,
-    codebook_size=16,
-    codebook_dim=4,
-    group_norm_groups=2,
-    weights="made up",
-)
+from tests.tokenizers import TINY
 
 
 @pytest.fixture

@@ -31,6 +31,7 @@ from mirai.states import publish, read_json
 from mirai.tokenizer.store import decode_images, load_tokenizer, save_tokenizer
 from mirai.tokenizer.vqgan import VQGAN
 from tests.evaluation.projection import WIDTHS, RandomProjection
+from tests.tokenizers import WIDER
 from tests.training import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -278,17 +279,7 @@ def test_a_reference_of_a_published_name_must_be_the_published_one_and_any_other
 
 SIZE = recipe.Model(num_layers=1, num_heads=2, width=16, ffn_multiple=16)
 SAMPLING = recipe.Sampling(num_samples=40, batch_size=16, dtype="float32")
-TOKENIZER = recipe.Tokenizer(
-    name="tiny",
-    channels=8,
-    multipliers=(1, 1),
-    res_blocks=1,
-    z_channels=8,
-    codebook_size=16,
-    codebook_dim=4,
-    group_norm_groups=4,
-    weights="made up",
-)
+TOKENIZER = WIDER
 
 
 def drawn(folder: Path = Path("drawn"), codebook_size: int = 16) -> Path:

@@ -18,20 +18,11 @@ from mirai.make import make
 from mirai.states import is_published, publish, read_json, sha256
 from mirai.store import open_features
 from mirai.tokenizer.vqgan import VQGAN
+from tests import tokenizers
 from tests.evaluation.projection import RandomProjection
 from tests.training import tiny
 
-TINY = recipe.Tokenizer(
-    name="tiny",
-    channels=4,
-    multipliers=(1, 2),
-    res_blocks=1,
-    z_channels=8,
-    codebook_size=16,
-    codebook_dim=4,
-    group_norm_groups=2,
-    weights="vq",
-)
+TINY = tokenizers.TINY.model_copy(update={"weights": "vq"})
 JUDGED = TINY.model_copy(
     update={
         "weights": None,

@@ -13,10 +13,11 @@ from mirai.data.images import centre_images, open_images
 from mirai.errors import UserError
 from mirai.evaluation.features import extract
 from mirai.evaluation.sources import Images, check_images, in_memory, of_codes, of_folder, of_npz, of_path, of_set
-from mirai.experiments.recipe import Data, Tokenizer
+from mirai.experiments.recipe import Data
 from mirai.tokenizer.store import decode_images
 from mirai.tokenizer.vqgan import VQGAN, to_uint8
 from tests.evaluation.projection import RandomProjection
+from tests.tokenizers import WIDER
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (11, 4, 4, 3), dtype=np.uint8)
 
@@ -217,17 +218,7 @@ def test_an_image_set_is_read_as_its_centre_crops() -> None:
     np.testing.assert_array_equal(np.concatenate(list(images.batches(2))), centre_images(digits))
 
 
-TOKENIZER = Tokenizer(
-    name="tiny",
-    channels=8,
-    multipliers=(1, 1),
-    res_blocks=1,
-    z_channels=8,
-    codebook_size=16,
-    codebook_dim=4,
-    group_norm_groups=4,
-    weights="made up",
-)
+TOKENIZER = WIDER
 
 
 @pytest.fixture

@@ -12,23 +12,12 @@ from PIL import Image
 from torch import Tensor
 
 from mirai.cli import main
-from mirai.experiments.recipe import Tokenizer
 from mirai.tokenizer.passes import encode_pixels, in_passes
 from mirai.tokenizer.store import decode_images, save_tokenizer
 from mirai.tokenizer.training import measure_tokenizer
 from mirai.tokenizer.vqgan import VQGAN, to_float
+from tests.tokenizers import TINY
 
-TINY = Tokenizer(
-    name="tiny",
-    channels=4,
-    multipliers=(1, 2),
-    res_blocks=1,
-    z_channels=8,
-    codebook_size=16,
-    codebook_dim=4,
-    group_norm_groups=2,
-    weights="made up",
-)
 PIXELS = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3), dtype=np.uint8)
 
 

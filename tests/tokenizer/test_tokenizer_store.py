@@ -11,21 +11,11 @@ import pytest
 import torch
 
 from mirai.errors import UserError
-from mirai.experiments.recipe import Tokenizer
 from mirai.tokenizer.store import decode_images, decoded_batches, import_tokenizer, load_tokenizer, save_tokenizer
 from mirai.tokenizer.vqgan import VQGAN, to_uint8
+from tests.tokenizers import TINY
 
-RECIPE = Tokenizer(
-    name="tiny",
-    channels=4,
-    multipliers=(1, 2),
-    res_blocks=1,
-    z_channels=8,
-    codebook_size=16,
-    codebook_dim=4,
-    group_norm_groups=2,
-    weights="released",
-)
+RECIPE = TINY.model_copy(update={"weights": "released"})
 
 
 @pytest.fixture

@@ -12,20 +12,10 @@ from golden_weights import GOLDEN, load_golden
 from mirai.experiments.recipe import Tokenizer
 from mirai.tokenizer.store import decode_images
 from mirai.tokenizer.vqgan import VQGAN, Reconstruction, to_float, to_uint8
+from tests.tokenizers import TINY
 
 FOLDER = GOLDEN / "llamagen_vq"
 VQ16 = Tokenizer(name="VQ-16", weights="golden")
-TINY = Tokenizer(
-    name="tiny",
-    channels=4,
-    multipliers=(1, 2),
-    res_blocks=1,
-    z_channels=8,
-    codebook_size=16,
-    codebook_dim=4,
-    group_norm_groups=2,
-    weights="none",
-)
 
 
 @pytest.fixture(scope="module")
