@@ -28,5 +28,5 @@ rule all:
 
 onstart:
     # Raised here, unlike in an input function, SystemExit unlocks the folder on its way out.
-    told(refuse_training_here, leave=sys.exit)
+    told(refuse_launcher, leave=sys.exit)
     told(plan.start, leave=sys.exit)

@@ -31,9 +31,16 @@ def before_commands() -> str:
     return lines.replace("{", "{{").replace("}", "}}")
 
 
+def require_cluster() -> None:
+    """UserError where config/site.yaml does not say what jobs ask of the cluster."""
+    load_site().cluster()
+
+
 def of_cluster() -> dict[str, str | int]:
-    """What sbatch is told for every job of a rule."""
-    slurm = load_site().cluster()
+    """What sbatch is told for every job of a rule; nothing where no site is written yet, which suffices to plan."""
+    slurm = load_site().slurm
+    if slurm is None:
+        return {}
     asked: dict[str, str | int | None] = {
         "slurm_account": slurm.account,
         "slurm_partition": slurm.partition,

@@ -35,10 +35,16 @@ def jobs(project: Project, *options: str) -> dict[str, list[str]]:
 
 
 def test_without_a_slurm_section_the_clusters_profile_is_refused_in_one_sentence(clone: Project) -> None:
-    for options in ((), ("-n",)):
-        sentence = clone.refused("snakemake", TABLE, "--profile", "slurm", *options)
-        assert "config/site.yaml has no section 'slurm'" in sentence
+    sentence = clone.refused("snakemake", TABLE, "--profile", "slurm")
+    assert "config/site.yaml has no section 'slurm'" in sentence
     assert not (clone.root / "results").exists()
+
+
+def test_all_of_the_paper_is_planned_for_a_cluster_before_any_site_is_written(clone: Project) -> None:
+    printed = clone.command("snakemake", "-n", "results/all", "--profile", "slurm")
+    assert printed.returncode == 0, printed.stderr
+    counted = re.findall(r"^(\w+) +(\d+)$", printed.stdout + printed.stderr, re.MULTILINE)
+    assert int(dict(counted)["train_state"]) > 100
 
 
 def test_on_a_cluster_trainings_wait_on_no_core_and_all_else_asks_for_what_the_site_says(clone: Project) -> None:

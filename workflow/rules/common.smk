@@ -98,8 +98,12 @@ def training_options(wildcards):
     return f"--launcher {launcher}" + (f" --then {' '.join(chain)}" if chain else "")
 
 
-def refuse_training_here():
-    """Where stages go to a cluster, trainings must too: never into the process of whoever sits on a login node."""
+def refuse_launcher():
+    """Jobs for a cluster need a site that describes it. Where stages go to one, trainings must too: never into the process
+    of whoever sits on a login node.
+    """
+    if launcher == "slurm":
+        launch_resources.require_cluster()
     if workflow.executor_plugin.common_settings.non_local_exec and launcher != "slurm":
         raise UserError(
             f"the profile sends jobs to a cluster and trainings would run here (launcher={launcher}): what --config "
