@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import sys
 from dataclasses import asdict
 
 from mirai.data.codes import CodeStore, extract_codes
@@ -206,17 +205,14 @@ def _train(
     weights, resume = paths.manifest("state", stage.key), paths.resume(stage.key)
     codes_stage = stage.codes_stage()
     with ranks_of(numerics.device) as ranks, contextlib.ExitStack() as stack:
+        there = False
         if ranks.writes:
             stack.enter_context(Lock(weights.parent / "lock", waits=_waits()))
-        if unseal(weights) and (not restore or unseal(resume)):
+            there = unseal(weights) and (not restore or unseal(resume))
+        if ranks.any(there):  # asked once the lock is ours: who had it may have written
             return False
         _require_inputs(stage)
         check_encoders(stage, site)
-        if parent is not None and not paths.resume(parent).exists() and ranks.writes:
-            print(
-                f"parent state {parent} is not there: training from an earlier one, to the same bits", file=sys.stderr
-            )
-
         train(
             stage,
             parent,
@@ -312,7 +308,7 @@ def _metrics(stage: MetricsStage, numerics: Numerics, site: Site) -> None:
 def _numerics_behind(state: StateStage) -> list[dict[str, object]]:
     """How the arithmetic of each training was done whose bits are in a state, the last one first, equal ones once.
 
-    A parent that somebody has deleted says nothing any more.
+    A state that somebody has deleted says nothing any more.
     """
     found: list[dict[str, object]] = []
     key: str | None = state.key
@@ -321,5 +317,6 @@ def _numerics_behind(state: StateStage) -> list[dict[str, object]]:
         for numerics in (content["numerics"], *content.get("earlier_numerics", ())):
             if numerics not in found:
                 found.append(numerics)
-        key = content.get("parent") if content.get("started_at_step") else None  # from step 0: the parent has no part
+        planned = content.get("parent") if content.get("started_at_step") else None  # all that old manifests tell
+        key = content.get("grown_from", planned)
     return found

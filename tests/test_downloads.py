@@ -617,11 +617,14 @@ def test_a_file_that_goes_by_a_published_name_must_be_the_published_one(
     list_files({"unknown": {"sha256": None}})
     assert check_released(file, name) == digest(CONTENT)
     file.write_bytes(OTHER)
+    mend = "let weights.model in config/site.yaml name that one, or leave it out and run `mirai download model`"
+    if name is None:
+        mend = "delete it and run `mirai download model`, or give a file of your own another name"
     with pytest.raises(UserError) as caught:
         check_released(file, name)
     assert str(caught.value) == (
         f"{file} is not the published model.bin: its SHA-256 is {digest(OTHER)}, config/downloads.yaml says "
-        f"{digest(CONTENT)}; delete it and run `mirai download model`, or give a file of your own another name"
+        f"{digest(CONTENT)}; {mend}"
     )
     for free in ("unknown", "not listed"):
         assert check_released(file, free) == digest(OTHER)

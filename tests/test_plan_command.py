@@ -248,7 +248,7 @@ def test_gpu_hours_follow_from_the_formula_and_a_stated_assumption(project: Path
     starts = len(tree.nodes) * 6.5
     assert f"{(total / 312e12 / 0.35 + starts) / 3600:,.1f} GPU-hours" in lines[1]
     assert "on a100: 312 TFLOP/s in bfloat16 at an assumed utilisation of 35%, 0.03 s a step or more" in lines[2]
-    assert lines[-2] == "not counted: the GPU's time for codes, features, metrics, reference, tokenizer"
+    assert lines[-2] == "not counted: the GPU's time for codes, metrics, reference, tokenizer"
 
 
 @pytest.mark.parametrize(("site", "sharing"), [("", 4), ("slurm: {partition: gpu, training_minutes: 60", 1)])

@@ -24,8 +24,8 @@ from mirai.experiments.public_files import check_released
 from mirai.numerics import full_float32
 
 INCEPTION_SOURCE = (  # the end of a sentence that says what is wrong
-    f"`mirai download inception` fetches the right one to {paths.WEIGHTS}/; a copy of yours is named by --inception, or as "
-    f"weights.inception in {paths.SITE}"
+    f"`mirai download inception` fetches the right one to {paths.WEIGHTS}/; an unaltered copy of yours is named by "
+    f"--inception, or as weights.inception in {paths.SITE}"
 )
 SPATIAL_CHANNELS = 7  # ADM keeps the first 7 of 192 channels: 17 * 17 * 7 = 2023 sFID features
 

@@ -17,7 +17,7 @@ from mirai.experiments.journals import logged, sharing
 from mirai.experiments.plan import Planned, lookup
 from mirai.experiments.public_files import shown_bytes
 from mirai.experiments.savings import size_of
-from mirai.experiments.scale import Scale
+from mirai.experiments.scale import ON_CPU, Scale
 from mirai.experiments.site import load_site
 from mirai.experiments.stages import CodesStage, SamplesStage, Stage, StateStage
 from mirai.experiments.tree import Node, Tree
@@ -168,7 +168,7 @@ def _gpu_lines(work: list[Work], others: Counter[str], sampling: float, gpu: str
     lines.append(
         f"sampling: {others['samples']} sets, {_gpu_time(drawing)} on {gpu}: {assumed} {SAMPLING_UTILISATION:.0%}"
     )
-    if uncounted := sorted(others.keys() - {"samples"}):
+    if uncounted := sorted(others.keys() - {"samples", *ON_CPU}):
         lines.append(f"not counted: the GPU's time for {', '.join(uncounted)}")
     return lines
 

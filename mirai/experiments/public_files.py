@@ -97,9 +97,11 @@ def check_released(file: Path, name: str | None = None) -> str:
     known = name or next((known for known, entry in files.items() if entry.file == file.name), "")
     found, published = sha256(file), files[known].sha256 if known in files else None
     if published not in (None, found):
+        mend = f"let weights.{known} in {paths.SITE} name that one, or leave it out and run `mirai download {known}`"
+        if name is None:
+            mend = f"delete it and run `mirai download {known}`, or give a file of your own another name"
         raise UserError(
-            f"{file} is not the published {files[known].file}: its SHA-256 is {found}, {paths.DOWNLOADS} says {published}; "
-            f"delete it and run `mirai download {known}`, or give a file of your own another name"
+            f"{file} is not the published {files[known].file}: its SHA-256 is {found}, {paths.DOWNLOADS} says {published}; {mend}"
         )
     return found
 

@@ -24,6 +24,9 @@ def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
 Seeds = Annotated[tuple[NonNegativeInt, ...], Field(min_length=1), AfterValidator(_distinct)]
 
 
+ON_CPU = ("features",)  # kinds of stages that never compute on a GPU
+
+
 class Size(Recipe):
     """A model size with what the paper sets per size."""
 
@@ -58,7 +61,7 @@ class Scale(Recipe):
     numerics: Numerics
     resolutions: dict[int, PositiveInt] = {}  # the paper's 256 and 384 -> the sides in pixels that stand for them here
     seeds: Seeds = (0,)  # of grids that name none
-    jobs_per_gpu: PositiveInt = 1  # that share a GPU of a machine without SLURM: a small model leaves most of it idle
+    jobs_per_gpu: PositiveInt = 1  # that share a GPU, trainings of SLURM apart: a small model leaves most of it idle
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -22,6 +22,12 @@ from mirai.launch.record import Job
 from mirai.states import write_json
 
 PATIENCE = 60.0  # seconds for one answer of squeue or sacct
+# What SLURM's programs say when the server is busy or away.
+AWAY = (
+    *("Unable to contact slurm controller", "Socket timed out", "temporarily una", "Connection refused", "timed out"),
+    *("Zero Bytes were transmitted", "Transport endpoint is not connected", "Communication connection failure"),
+    *("Munge encode failed", "standby mode", "Unexpected message received"),
+)
 # In the queue or on its nodes. UNREACHABLE is ours: nobody answered, so nothing is concluded.
 ACTIVE = (
     "PENDING",

@@ -20,11 +20,10 @@ from pathlib import Path
 
 from mirai.errors import UserError
 from mirai.experiments import paths
-from mirai.experiments.scale import load_scale
+from mirai.experiments.scale import ON_CPU, load_scale
 from mirai.launch.ranks import is_rank
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-ON_CPU = ("features",)  # kinds of stages that never compute on a GPU
 LOOK_EVERY = 1.0  # seconds, while waiting for a free GPU
 
 

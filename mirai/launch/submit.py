@@ -23,14 +23,9 @@ from mirai.launch.record import Job
 from mirai.launch.slots import VISIBLE
 from mirai.states import is_published, unseal
 
-# What sbatch says when its server is busy or away, or as many jobs are queued as one may have: asked again, since a run
-# goes on for weeks.
-BUSY = (
-    *("Unable to contact slurm controller", "Socket timed out", "temporarily una", "Connection refused"),
-    *("Zero Bytes were transmitted", "Transport endpoint is not connected", "Communication connection failure"),
-    *("Munge encode failed", "standby mode", "Unexpected message received"),
-    *("MaxSubmitJob", "MaxJobsPerUser", "GrpSubmitJob"),
-)
+# What sbatch says where as many jobs are queued as one may have: asked again, as where its server is away, since a run goes
+# on for weeks.
+LIMITS = ("MaxSubmitJob", "MaxJobsPerUser", "GrpSubmitJob")
 
 
 @dataclass(frozen=True)
@@ -63,7 +58,7 @@ def submit(order: Order, chain: tuple[str, ...]) -> Job | None:
             job = record.new(accepted.job_id, order.launcher, chain, accepted.paths.stdout, folder)
             record.write(job)
     except submitit.core.utils.FailedJobError as error:
-        if any(sign in str(error) for sign in BUSY):
+        if any(sign in str(error) for sign in (*queue.AWAY, *LIMITS)):
             print(f"sbatch is asked again in a minute: {error}", file=sys.stderr, flush=True)
             return None
         raise UserError(f"sbatch refuses the job: {_told_by_sbatch(str(error))}; {_asked_for()}") from None

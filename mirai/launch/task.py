@@ -22,7 +22,7 @@ from mirai.errors import Interrupted, UserError
 from mirai.experiments import paths, plan
 from mirai.launch import record
 from mirai.launch.progress import saved
-from mirai.launch.queue import PATIENCE
+from mirai.launch.queue import AWAY, PATIENCE
 from mirai.launch.ranks import is_rank, run_ranks
 from mirai.launch.resources import ranks_of_kind
 from mirai.launch.slots import held_for
@@ -106,10 +106,10 @@ class Place:
             self.local_rank = environment.local_rank
         self.first_node = environment.hostnames[0] if cluster == "slurm" else "127.0.0.1"
         self.attempt = int(os.environ.get("SLURM_RESTART_COUNT", 0))
-        said = told(self.folder, self.job) or {}
-        # Of a run before it was queued again. Another rank of this one may have failed already; `local` numbers no runs.
-        if not is_rank() and (cluster == "local" or said.get("attempt") != self.attempt):
-            error_file(self.folder, self.job).unlink(missing_ok=True)
+        # What tells this run from the one before it was queued again, to all its ranks; `local` numbers none.
+        self.run = str(self.attempt) if cluster == "slurm" else str(os.getppid() if is_rank() else os.getpid())
+        if self.rank == 0 and not is_rank():
+            self._forget_earlier_error()
 
     def listen(self, heed: bool = True) -> None:
         """Obey USR2 and TERM at once while no training does; it saves first. Nothing else is half done then."""
@@ -167,13 +167,14 @@ class Place:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(min(self.rank, 1) * CAUSE_LATE)
         if not self.hopeless():
-            for _ in range(int(STAY / CAUSE_LATE)):  # SLURM's server may be away for a while
-                if (trouble := _requeue(self.job)) is None:
-                    print("queued again: the same job goes on from what is saved", flush=True)
-                    time.sleep(STAY)
-                    break
-                print(f"not queued again yet: {trouble}", flush=True)
+            deadline = time.monotonic() + STAY
+            while (trouble := _requeue(self.job)) is not None and time.monotonic() < deadline:
+                print(f"not queued again: {trouble}", flush=True)
                 time.sleep(CAUSE_LATE)
+                if not any(sign in trouble for sign in AWAY):  # refused: whoever waits submits another job
+                    os._exit(1)
+            print("queued again: the same job goes on from what is saved", flush=True)
+            time.sleep(STAY)
         os._exit(1)
 
     def hopeless(self) -> bool:
@@ -182,9 +183,12 @@ class Place:
         Then it is said: a job that can never start, ranks that never meet, would take its GPUs again for ever.
         """
         file = self.folder / f"{self.job}_fruitless.json"
-        before = read_json(file)["runs"] if file.exists() else 0
-        runs = before + 1 if saved(self.chain) == self.found else 0
-        write_json(file, {"runs": runs})
+        before: dict[str, Any] = read_json(file) if file.exists() else {"run": None, "runs": 0}
+        if saved(self.chain) != self.found:
+            runs = 0
+        else:  # each of its ranks may come here
+            runs = before["runs"] + int(before["run"] != self.run)
+        write_json(file, {"run": self.run, "runs": runs})
         if runs >= FRUITLESS:
             self.say(
                 mistake=True, text=f"{runs} runs of this job ended before anything was saved, and no other is started"
@@ -198,7 +202,7 @@ class Place:
         mistake = isinstance(error, UserError)
         if lost_a_peer(error):
             deadline = time.monotonic() + CAUSE_LATE
-            while not error_file(self.folder, self.job).exists():
+            while not self._was_told():
                 if time.monotonic() > deadline:
                     print(f"another rank is gone: {traceback.format_exc()}", file=sys.stderr, flush=True)
                     self.leave((signal.SIGUSR2,))
@@ -208,13 +212,20 @@ class Place:
 
     def say(self, mistake: bool, text: str) -> None:
         """Leave a sentence or a traceback, unless another rank was earlier."""
-        content = {"mistake": mistake, "text": text, "rank": self.rank, "host": socket.gethostname()}
-        file = error_file(self.folder, self.job)
-        draft = file.with_name(f".{file.name}.{self.rank}")
-        write_json(draft, content | {"attempt": self.attempt})
-        with contextlib.suppress(FileExistsError):
-            os.link(draft, file)  # whole, or not at all
-        draft.unlink()
+        content = {"mistake": mistake, "text": text, "rank": self.rank, "host": socket.gethostname(), "run": self.run}
+        if self.cluster == "slurm":  # where the first rank may not have come to it yet
+            self._forget_earlier_error()
+        with contextlib.suppress(FileExistsError), error_file(self.folder, self.job).open("x") as file:
+            file.write(json.dumps(content))
+
+    def _was_told(self) -> bool:
+        """Whether a rank of this run has said why it failed."""
+        return (told(self.folder, self.job) or {}).get("run") == self.run
+
+    def _forget_earlier_error(self) -> None:
+        """What was told before this job was queued again is no more; another rank of this run may have failed already."""
+        if not self._was_told():
+            error_file(self.folder, self.job).unlink(missing_ok=True)
 
 
 def _requeue(job: str) -> str | None:

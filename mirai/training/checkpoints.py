@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +24,25 @@ KEPT = 2  # progress points: the newest, and the one before it in case the newes
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Where a training goes on from. `numerics`: those of the trainings of this very state that led there."""
+    """Where a training goes on from.
+
+    `grown_from`: the state that all this began with, None for step 0. `numerics`: those of the trainings since.
+    `record`: what a finished state's manifest said, where that state's end is it.
+    """
 
     step: int
     tensors: dict[str, Tensor]
-    numerics: list[Numerics]
+    grown_from: str | None
+    numerics: list[Numerics] = field(default_factory=list)
+    record: dict[str, Any] | None = None
 
 
-def save_progress(folder: Path, state: TrainState, numerics: list[Numerics]) -> None:
+def save_progress(folder: Path, state: TrainState, grown_from: str | None, numerics: list[Numerics]) -> None:
     """Keep the state inside a segment, then drop all but the last KEPT."""
     name = f"progress-{state.step:09d}"
     entry = save_tensors(folder / f"{name}.safetensors", state.tensors())
-    write_json(folder / f"{name}.json", {"step": state.step, "numerics": numerics, "payloads": {"state": entry}})
+    content = {"step": state.step, "grown_from": grown_from, "numerics": numerics, "payloads": {"state": entry}}
+    write_json(folder / f"{name}.json", content)
     for manifest in _progress(folder)[KEPT:]:
         manifest.unlink()
         manifest.with_suffix(".safetensors").unlink(missing_ok=True)
@@ -66,16 +73,24 @@ def newest(key: str, parent: str | None) -> ResumePoint | None:
     """What to go on from: own end (where only its weights were lost), own progress, newest first, else the end of the
     parent, or of its parent, and so on; None to start at step 0.
     """
-    progress = _progress(paths.folder("state", key))
-    for manifest in (paths.resume(key), *progress, *_trunk(parent)):
+    own_end = paths.resume(key)
+    for manifest in (own_end, *_progress(own_end.parent), *_trunk(parent)):
+        own = manifest.parent == own_end.parent
         if not manifest.exists():
+            if not own:
+                print(f"{manifest} is not there: training from an earlier state, to the same bits", file=sys.stderr)
             continue
         try:
             content = read_json(manifest)
-            tensors = load_tensors(manifest.parent, content["payloads"]["state"])
-            return ResumePoint(content["step"], tensors, content.get("numerics", []) if manifest in progress else [])
+            tensors = load_tensors(manifest.parent, content.pop("payloads")["state"])
         except UserError as damage:
             print(f"{damage}; going on from an earlier one", file=sys.stderr)
+            continue
+        if not own:
+            return ResumePoint(content["step"], tensors, grown_from=manifest.parent.name)
+        if manifest == own_end:
+            return ResumePoint(content["step"], tensors, content.get("grown_from", parent), record=content)
+        return ResumePoint(content["step"], tensors, content.get("grown_from", parent), content.get("numerics", []))
     return None
 
 

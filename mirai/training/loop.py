@@ -70,6 +70,7 @@ def train(
         active = ActivePhase(timeline.phase_of(found.step - 1), state, codes, sources, ranks)
         state.load(found.tensors, found.step)
     here = _numerics(numerics, ranks)
+    grown_from = None if found is None else found.grown_from
     earlier = [] if found is None else [other for other in found.numerics if other != here]
     first, last = state.step, stage.epoch * steps_per_epoch
     interval = min(LOG_EVERY, steps_per_epoch)
@@ -123,7 +124,7 @@ def train(
             # Save
             if save and state.step < last:
                 if ranks.writes:
-                    save_progress(folder, state, [*earlier, here])
+                    save_progress(folder, state, grown_from, [*earlier, here])
                 ranks.wait()  # one that left would end the job in the middle of it
                 saved_at = time.monotonic()
             if stop and state.step < last:
@@ -132,8 +133,9 @@ def train(
 
         # Finish
         if ranks.writes:
-            begun = {"epoch": stage.epoch, "parent": parent, "started_at_step": first}
-            save_final(stage.key, state, {**begun, "numerics": here, "earlier_numerics": earlier})
+            begun = {"epoch": stage.epoch, "parent": parent, "started_at_step": first, "grown_from": grown_from}
+            trained = {**begun, "numerics": here, "earlier_numerics": earlier}
+            save_final(stage.key, state, found.record if found is not None and found.record is not None else trained)
         ranks.wait()
 
 
@@ -231,7 +233,7 @@ def _numerics(numerics: Numerics, ranks: Ranks) -> dict[str, object]:
 
 
 def _processor() -> str:
-    """The CPU's model: two of them may sum a product in different orders. Of what is not Linux, its architecture."""
+    """The CPU's model: two of them may sum a product in different orders. Its architecture where Linux does not name it."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

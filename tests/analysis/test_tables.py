@@ -187,6 +187,9 @@ def test_numerics_behind_a_state_are_those_of_each_training_whose_bits_are_in_it
     last = {"numerics": {"threads": 2}, "parent": "second", "started_at_step": 0}  # a parent in vain
     write_json(paths.manifest("state", state.key), last)
     assert make._numerics_behind(state) == [{"threads": 2}]
+    last = {"numerics": {"threads": 2}, "parent": "third", "started_at_step": 9, "grown_from": "second"}
+    write_json(paths.manifest("state", state.key), last)
+    assert make._numerics_behind(state) == [{"threads": 2}, {"threads": 1}], "past its parent, which was damaged"
 
 
 def test_rows_without_a_baseline_in_the_grid_are_named(write_grid: WriteGrid) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -359,19 +360,23 @@ def test_a_rank_whose_peer_died_without_a_word_has_the_job_queued_again(keys: li
 
 def test_an_error_is_of_the_run_that_it_was_told_in(keys: list[str], place, monkeypatch) -> None:
     """A rank that fails before the first one has arrived is heard; what was told before a requeue is not."""
+
+    def said() -> object:
+        return (task.told(paths.jobs(keys[0]), "12") or {}).get("text")
+
     task.Place("slurm", keys).say(mistake=True, text="of the first run")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     here = task.Place("slurm", keys)
-    assert task.told(here.folder, "12") is None
     here.say(mistake=True, text="of the second run")
     here.say(mistake=False, text="later")
     monkeypatch.setenv("SLURM_PROCID", "0")
-    late = task.Place("slurm", keys)
-    said = task.told(late.folder, "12")
-    assert said is not None
-    assert said["text"] == "of the second run"
-    task.error_file(late.folder, "12").write_text("")  # a full disk
-    assert task.told(late.folder, "12") is None
+    task.Place("slurm", keys)  # the first rank, late
+    assert said() == "of the second run"
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    task.Place("slurm", keys)
+    assert said() is None
+    task.error_file(here.folder, "12").write_text("")  # a full disk
+    assert said() is None
 
 
 class Ended(BaseException):
@@ -406,20 +411,38 @@ def test_a_job_is_queued_again_when_its_time_is_up_and_not_when_it_is_ended(
 
 
 def test_a_job_is_queued_again_once_slurm_answers(keys: list[str], programs: Programs, capsys) -> None:
-    (Path("bin") / "scontrol").write_text(
-        '#!/bin/sh\necho x >> bin/tries\n[ $(wc -l < bin/tries) -gt 2 ] || { echo "no controller" >&2; exit 1; }\n'
-    )
+    away = "echo Unable to contact slurm controller >&2; exit 1"
+    script = f"#!/bin/sh\necho x >> bin/tries\n[ $(wc -l < bin/tries) -gt 2 ] || {{ {away}; }}\n"
+    (Path("bin") / "scontrol").write_text(script)
     with pytest.raises(Ended):
         task.Place("slurm", keys).queue_again()
     assert len(Path("bin/tries").read_text().splitlines()) == 3
     printed = capsys.readouterr().out
-    assert printed.count("not queued again yet: no controller") == 2
+    assert printed.count("not queued again: Unable to contact slurm controller") == 2
     assert "queued again: the same job" in printed
 
 
-def test_a_job_that_never_saves_anything_is_not_queued_again_for_ever(keys: list[str], programs: Programs) -> None:
+def test_a_refused_requeue_is_not_asked_for_again(keys: list[str], programs: Programs, capsys) -> None:
+    programs.answer("scontrol", error="Requested operation is presently disabled", code=1)
+    with pytest.raises(Ended):
+        task.Place("slurm", keys).queue_again()
+    assert programs.calls("scontrol") == ["requeue 12"]
+    assert "not queued again: Requested operation" in capsys.readouterr().out
+
+
+def test_all_ranks_of_a_run_count_it_once(keys: list[str], programs: Programs) -> None:
+    ranks = [task.Place("slurm", keys) for _ in range(task.FRUITLESS + 2)]
+    assert not any(rank.hopeless() for rank in ranks)
+
+
+def test_a_job_that_never_saves_anything_is_not_queued_again_for_ever(
+    keys: list[str], programs: Programs, monkeypatch
+) -> None:
+    runs = itertools.count()
+
     def queued_again(*, saves: bool = False) -> bool:
         before = len(programs.calls("scontrol"))
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(next(runs)))
         here = task.Place("slurm", keys)
         if saves:
             (paths.folder("state", keys[0]) / "progress-000000005.json").write_text("{}")

@@ -20,7 +20,7 @@ REFERENCES: list[tuple[str, Order]] = [("llamagen_gpt", "raster"), ("par", "par-
 TOLERANCE = {1: 5e-5, 2: 1e-4}  # golden/README.md
 
 
-def golden(folder: str, order: Order, attention: Literal["flash", "explicit"] = "flash") -> Transformer:
+def golden(order: Order, attention: Literal["flash", "explicit"] = "flash") -> Transformer:
     model = recipe.Model(num_layers=3, num_heads=4, width=64, token_order=order)
     transformer = Transformer(model, num_classes=10, codebook_size=96, grid_side=4, attention=attention)
     load_golden(transformer)
@@ -58,7 +58,7 @@ def test_logits_margins_and_forward_passes_of_greedy_generation_equal_the_refere
     monkeypatch.setattr(Transformer, "_decode", noted_pass)
     monkeypatch.setattr("mirai.sampling.generate.sample_tokens", noted_logits)
     half = torch.full((4, 16), 0.5, dtype=torch.float64)
-    generate(golden(folder, order, attention), torch.from_numpy(data["labels"]), half, guidance=guidance, top_k=1)
+    generate(golden(order, attention), torch.from_numpy(data["labels"]), half, guidance=guidance, top_k=1)
     logits = torch.cat(picked_from, dim=1)
     best, second = logits.topk(2).values.unbind(-1)
     for ours, name in ((logits, f"logits_cfg{guidance}"), (best - second, f"top2_margin_cfg{guidance}")):
@@ -70,5 +70,5 @@ def test_logits_margins_and_forward_passes_of_greedy_generation_equal_the_refere
 
 @pytest.mark.parametrize(("folder", "order"), REFERENCES)
 def test_the_golden_models_have_the_references_number_of_parameters(folder: str, order: Order) -> None:
-    parameters = golden(folder, order).parameters()
+    parameters = golden(order).parameters()
     assert sum(parameter.numel() for parameter in parameters) == config(folder)["num_parameters"]

@@ -121,7 +121,8 @@ def test_behind_a_damaged_parent_its_own_parent_is_used(uninterrupted, tmp_path,
     damaged = paths.resume(parents[1].key).with_suffix(".safetensors")
     damaged.write_bytes(damaged.read_bytes()[:-1])
     assert tiny.same_bits(tiny.run(whole, parents[1]), uninterrupted)
-    assert read_json(paths.manifest("state", whole.key))["started_at_step"] == 8
+    manifest = read_json(paths.manifest("state", whole.key))
+    assert (manifest["started_at_step"], manifest["grown_from"]) == (8, parents[0].key)
     assert f"{damaged} is truncated" in capsys.readouterr().err
 
 
@@ -135,7 +136,14 @@ def test_a_state_remembers_all_numerics_that_it_was_trained_under(tmp_path, monk
     manifest = read_json(paths.manifest("state", state.key))
     assert manifest["numerics"]["attention"] == "flash"
     assert [other["attention"] for other in manifest["earlier_numerics"]] == ["explicit"]
+    assert manifest["grown_from"] is None
     assert _numerics_behind(state) == [manifest["numerics"], *manifest["earlier_numerics"]]
+
+    paths.manifest("state", state.key).unlink()
+    paths.manifest("state", state.key).with_name(".weights.json").unlink()
+    monkeypatch.setattr(tiny, "NUMERICS", tiny.NUMERICS.model_copy(update={"attention": "explicit"}))
+    tiny.run(state)  # which only writes its weights again
+    assert read_json(paths.manifest("state", state.key)) == manifest
 
 
 def test_another_seed_gives_other_bits(uninterrupted, tmp_path, monkeypatch):
