@@ -241,7 +241,7 @@ def test_a_command_holds_a_gpu_of_its_own_while_it_computes(
     monkeypatch.setattr("mirai.make.make", lambda planned, **_: bool(seen.append(os.environ.get(VISIBLE))) or True)
     metrics = plan.row_metrics(plan.plan_grid("demo", "digits").available()[0])[0]
     with held(1):
-        del os.environ[VISIBLE]  # another command does not inherit it; `held` puts back what was before
+        del os.environ[VISIBLE]
         assert main(["evaluate", metrics.key]) == 0
         assert main(["features", metrics.reference_stage().features_stage().key]) == 0
         assert main(["train", metrics.samples.state.key, "--launcher", "debug"]) == 0
@@ -270,7 +270,7 @@ def test_a_command_beside_the_stages_holds_a_gpu_too(
 
     monkeypatch.setattr(does, compute)
     with held(1):
-        del os.environ[VISIBLE]  # another command does not inherit it; `held` puts back what was before
+        del os.environ[VISIBLE]
         assert main(command.split()) == 2
     assert seen == [UUIDS[1]]
 
@@ -285,7 +285,7 @@ def test_a_command_shares_a_gpu_where_its_scale_says_so(
     monkeypatch.setattr("mirai.make.make", lambda planned, **_: bool(seen.append(os.environ.get(VISIBLE))) or True)
     metrics = plan.row_metrics(plan.plan_grid("demo", "digits").available()[0])[0]
     with held(1, sharing=2):
-        del os.environ[VISIBLE]  # another command does not inherit it; `held` puts back what was before
+        del os.environ[VISIBLE]
         assert main(["evaluate", metrics.key]) == 0
         assert main(["train", metrics.samples.state.key, "--launcher", "debug"]) == 0
     assert seen == [UUIDS[0], UUIDS[0]]
