@@ -106,6 +106,7 @@ def test_help_plan_and_gc_import_no_torch(arguments: str, project: Path) -> None
 # Plan
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("grid", ["demo", "table2", "table5"])
 def test_plan_prints_the_tree_of_every_grid_at_every_scale(

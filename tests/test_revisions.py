@@ -30,6 +30,8 @@ from mirai.sampling.streams import labels, uniforms
 from mirai.tokenizer.training import train_tokenizer
 from tests.training import tiny
 
+pytestmark = pytest.mark.full
+
 RECORD = Path(__file__).with_name("revisions.json")
 FEATURES = FeatureNetwork(
     name="tiny",

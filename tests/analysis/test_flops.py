@@ -24,7 +24,7 @@ from mirai.models.transformer import Transformer
 from tests.analysis.pretend import pretend_all, rows_of, text_of
 from tests.conftest import WriteGrid
 
-pytestmark = pytest.mark.usefixtures("project")
+pytestmark = [pytest.mark.usefixtures("project"), pytest.mark.full]
 
 
 def runs_of(grid: str, scale: str) -> dict[str, Run]:
@@ -99,7 +99,6 @@ def test_parameters_of_the_papers_sizes_and_heads() -> None:
     assert heads == [7_344_896, 7_678_464]
 
 
-@pytest.mark.full
 def test_the_papers_arithmetic_gives_table_13() -> None:
     baseline, mirai_i, mirai_e = (by_formula(run) for run in runs_of("table13", "imagenet256").values())
     assert (baseline, mirai_i, mirai_e) == pytest.approx((1.7032e11, 1.8161e11, 2.3478e11), rel=5e-5)
@@ -107,7 +106,6 @@ def test_the_papers_arithmetic_gives_table_13() -> None:
     assert 100 * (mirai_e / baseline - 1) == pytest.approx(37.84, abs=0.005)
 
 
-@pytest.mark.full
 def test_timm_builds_what_a_plain_vits_name_tells() -> None:
     known = 0
     for name in timm.list_models("vit_*"):
@@ -128,7 +126,6 @@ def test_the_papers_arithmetic_counts_the_heads_that_an_encoder_really_needs(wri
     assert by_formula(run) == 6 * 256 * (110_888_448 + 769 * 2048 + 2049 * 2048 + 2049 * 192)
 
 
-@pytest.mark.full
 def test_an_encoder_of_timm_is_counted_without_its_weights() -> None:
     run = runs_of("table13", "imagenet256")["+ Mirai-I"]
     assert counted(run).targets == pytest.approx(4.63e10, rel=1e-3)  # DINOv2-B at 224 px: reference 7.5

@@ -14,6 +14,8 @@ from mirai.analysis.neighbourhoods import Neighbourhood, neighbourhood_figure, p
 from mirai.experiments.offsets import grid_offsets, scan_offsets
 from mirai.foresight.neighbourhoods import targets_of
 
+pytestmark = pytest.mark.full
+
 Layout = Literal["1D", "2D"]
 
 

@@ -15,6 +15,8 @@ from mirai.experiments import paths
 from mirai.launch import record
 from mirai.launch.record import Job
 
+pytestmark = pytest.mark.full
+
 A, B, C = "a" * 16, "b" * 16, "c" * 16
 
 

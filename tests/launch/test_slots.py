@@ -21,6 +21,8 @@ from mirai.launch.ranks import run_ranks
 from mirai.launch.slots import VISIBLE, held, visible
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.full
+
 UUIDS = [f"GPU-{number}0000000-aaaa-bbbb-cccc-dddddddddddd" for number in range(4)]
 PATIENCE = 20.0  # seconds for a process to start or end
 

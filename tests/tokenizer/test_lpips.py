@@ -13,6 +13,8 @@ from torchvision.models import vgg
 from mirai.errors import UserError
 from mirai.tokenizer.lpips import LPIPS, SMALLEST_SIDE, open_lpips
 
+pytestmark = pytest.mark.full
+
 Files = tuple[Path, Path]
 
 

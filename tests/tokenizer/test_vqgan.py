@@ -14,6 +14,8 @@ from mirai.tokenizer.store import decode_images
 from mirai.tokenizer.vqgan import VQGAN, Reconstruction, to_float, to_uint8
 from tests.tokenizers import TINY
 
+pytestmark = pytest.mark.full
+
 FOLDER = GOLDEN / "llamagen_vq"
 VQ16 = Tokenizer(name="VQ-16", weights="golden")
 

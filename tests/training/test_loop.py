@@ -25,6 +25,8 @@ from mirai.training import loop
 from tests.forked import fork
 from tests.training import tiny
 
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture(autouse=True)
 def _codes(tmp_path, monkeypatch):
@@ -194,7 +196,6 @@ def _rank(rank: int, folder: str, stage: str, batches: Any, port: int) -> None:
     tiny.run(StateStage.model_validate_json(stage))
 
 
-@pytest.mark.full
 def test_two_ranks_see_the_samples_of_one_and_share_its_gradient(tmp_path):
     """Without dropout, whose masks are each rank's own. After one step AdamW's first moment is a tenth of the gradient."""
     quiet = tiny.MODEL.model_copy(update={"token_dropout": 0.0, "attention_dropout": 0.0, "ffn_dropout": 0.0})

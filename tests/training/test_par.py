@@ -18,6 +18,8 @@ from mirai.training.state import TrainState
 from tests.training import tiny
 from tests.training.test_resume import at_call
 
+pytestmark = pytest.mark.full
+
 MODEL = tiny.MODEL.model_copy(update={"token_order": "par-4x"})
 
 
