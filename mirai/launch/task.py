@@ -173,8 +173,9 @@ class Place:
                 time.sleep(CAUSE_LATE)
                 if not any(sign in trouble for sign in AWAY):  # refused: whoever waits submits another job
                     os._exit(1)
-            print("queued again: the same job goes on from what is saved", flush=True)
-            time.sleep(STAY)
+            if trouble is None:
+                print("queued again: the same job goes on from what is saved", flush=True)
+                time.sleep(STAY)
         os._exit(1)
 
     def hopeless(self) -> bool:

@@ -422,6 +422,16 @@ def test_a_job_is_queued_again_once_slurm_answers(keys: list[str], programs: Pro
     assert "queued again: the same job" in printed
 
 
+def test_nothing_is_called_queued_again_where_slurm_stayed_away(
+    keys: list[str], programs: Programs, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr(task, "STAY", 0.0)
+    programs.answer("scontrol", error="Unable to contact slurm controller", code=1)
+    with pytest.raises(Ended):
+        task.Place("slurm", keys).queue_again()
+    assert "queued again: the same job" not in capsys.readouterr().out
+
+
 def test_a_refused_requeue_is_not_asked_for_again(keys: list[str], programs: Programs, capsys) -> None:
     programs.answer("scontrol", error="Requested operation is presently disabled", code=1)
     with pytest.raises(Ended):
