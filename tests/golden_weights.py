@@ -43,3 +43,8 @@ def load_golden(module: nn.Module, gain: float = 1.0) -> None:
                 tensor.zero_()
             else:
                 tensor.copy_(torch.from_numpy(values))
+
+
+def worst(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Largest absolute difference, which golden/README.md bounds."""
+    return (a - b).detach().abs().max().item()

@@ -26,11 +26,12 @@ from mirai.errors import UserError
 from mirai.experiments import paths, plan
 from mirai.experiments.grid_files import RESERVED
 from mirai.experiments.plan import Planned
-from mirai.experiments.recipe import Data, Sampling, Tokenizer, TokenizerTraining
+from mirai.experiments.recipe import Data, Sampling
 from mirai.experiments.stages import CodesStage, Phase, SamplesStage, Stage, StateStage
 from mirai.states import Lock, check_payload, is_published, publish, read_json, sealed, write_json
 from mirai.training.journal import Journal
 from tests.conftest import WriteGrid
+from tests.tokenizers import TRAINED
 from tests.training import tiny
 
 Capture = pytest.CaptureFixture[str]
@@ -254,17 +255,6 @@ def test_numbers_that_would_fail_after_the_trainings_are_refused_before_them(
 # Image folders
 
 PETS = Data(name="pets", source="folder", resolution=16, views=2)
-TOKENIZER = Tokenizer(
-    name="tiny",
-    channels=4,
-    multipliers=(1, 1, 1),
-    res_blocks=1,
-    z_channels=4,
-    codebook_size=16,
-    codebook_dim=4,
-    group_norm_groups=2,
-    training=TokenizerTraining(steps=1, batch_size=2, learning_rate=1e-3, num_images=100),
-)
 
 
 @pytest.fixture
@@ -286,7 +276,7 @@ def name_pets(folder: Path) -> None:
 
 
 def codes_of_pets(**data: Any) -> CodesStage:
-    stage = CodesStage(data=PETS.model_copy(update=data), tokenizer=TOKENIZER)
+    stage = CodesStage(data=PETS.model_copy(update=data), tokenizer=TRAINED)
     frozen(stage)
     frozen(stage.tokenizer_stage())
     return stage
@@ -568,7 +558,7 @@ def test_a_second_trainer_of_a_state_is_refused_with_the_first_ones_name(state: 
 
 
 def test_a_file_in_place_of_the_results_folder_is_told(pets: Path, capsys: Capture) -> None:
-    stage = plan.register(CodesStage(data=PETS, tokenizer=TOKENIZER).tokenizer_stage(), "digits").stage
+    stage = plan.register(CodesStage(data=PETS, tokenizer=TRAINED).tokenizer_stage(), "digits").stage
     paths.RESULTS.write_text("mine")
     sentence = f"cannot write {paths.frozen('tokenizer', stage.key)}: a file is where its folder should be; "
     assert refused(f"tokenizer {stage.key}", capsys).startswith(sentence)
@@ -602,7 +592,7 @@ def test_a_results_folder_that_cannot_be_written_is_told_by_every_command(
     command: str, number: int, trained: StateStage, read_only: Callable[[int], None], capsys: Capture
 ) -> None:
     samples = samples_of(trained)
-    fresh = plan.register(CodesStage(data=tiny.DATA, tokenizer=TOKENIZER).tokenizer_stage(), "digits").stage.key
+    fresh = plan.register(CodesStage(data=tiny.DATA, tokenizer=TRAINED).tokenizer_stage(), "digits").stage.key
     read_only(number)
     sentence = refused(command.format(state=trained.key, samples=samples, fresh=fresh), capsys)
     assert re.match(

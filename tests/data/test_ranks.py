@@ -22,7 +22,7 @@ from mirai.data.codes import CodeStore
 from mirai.data.images import open_images
 from mirai.errors import UserError
 from mirai.experiments import paths, plan
-from mirai.experiments.recipe import Data, Sampling, Tokenizer, TokenizerTraining
+from mirai.experiments.recipe import Data, Sampling
 from mirai.experiments.scale import load_scale
 from mirai.experiments.stages import CodesStage, Phase, SamplesStage, Stage
 from mirai.launch.ranks import run_ranks
@@ -32,23 +32,13 @@ from mirai.store import open_tokenizer
 from mirai.tokenizer.vqgan import VQGAN, to_float
 from tests.data.extraction import Killed, contents, encode, extract
 from tests.forked import fork
+from tests.tokenizers import TRAINED
 from tests.training import tiny
 
 pytestmark = pytest.mark.full
 
 ROOT = Path(__file__).parents[2]
 PETS = Data(name="pets", source="folder", resolution=16, views=2, corrupt_images="skip")
-TOKENIZER = Tokenizer(
-    name="tiny",
-    channels=4,
-    multipliers=(1, 1, 1),
-    res_blocks=1,
-    z_channels=4,
-    codebook_size=16,
-    codebook_dim=4,
-    group_norm_groups=2,
-    training=TokenizerTraining(steps=1, batch_size=2, learning_rate=1e-3, num_images=20),
-)
 
 
 @pytest.fixture
@@ -240,7 +230,7 @@ def codes_stage(project: Path, pets: Path) -> CodesStage:
         (pets / name).unlink()
     (project / "config").mkdir()
     (project / "config/site.yaml").write_text(yaml.safe_dump({"data": {"pets": str(pets)}, "ranks": 2}))
-    stage = CodesStage(data=PETS.model_copy(update={"corrupt_images": "refuse"}), tokenizer=TOKENIZER)
+    stage = CodesStage(data=PETS.model_copy(update={"corrupt_images": "refuse"}), tokenizer=TRAINED)
     plan.freeze(plan.Planned(stage, "digits"))
     make(plan.Planned(stage.tokenizer_stage(), "digits"))
     return stage

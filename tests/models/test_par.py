@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from golden_weights import GOLDEN, load_golden
+from golden_weights import GOLDEN, load_golden, worst
 from torch import Tensor
 
 from mirai.experiments import recipe
@@ -50,10 +50,6 @@ def random_tokens(side: int, images: int = 2) -> tuple[Tensor, Tensor]:
 @pytest.fixture(params=["flash", "explicit"])
 def golden(request: pytest.FixtureRequest) -> Transformer:
     return build(attention=request.param)
-
-
-def worst(a: Tensor, b: Tensor) -> float:
-    return (a - b).detach().abs().max().item()
 
 
 # The reference

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from golden_weights import GOLDEN, load_golden
+from golden_weights import GOLDEN, load_golden, worst
 from torch import Tensor
 
 from mirai.experiments import recipe
@@ -40,10 +40,6 @@ def golden(request: pytest.FixtureRequest) -> Transformer:
     model = build(attention=request.param)
     load_golden(model)
     return model
-
-
-def worst(a: Tensor, b: Tensor) -> float:
-    return (a - b).detach().abs().max().item()
 
 
 def test_state_dict_has_the_reference_keys_and_shapes_in_order() -> None:
